@@ -1,0 +1,3 @@
+//! servesim
+pub mod time;
+pub mod units;
