@@ -1,0 +1,276 @@
+//! How long a step takes, from the aggregates of its batch.
+//!
+//! A step is priced from [`StepShape`], never by walking the members of the batch, so pricing is
+//! O(1) whatever the batch size. [`StepTime`] is a sum of named terms in whole nanoseconds: the
+//! terms add up exactly to the step.
+
+use crate::time::SimDuration;
+
+/// The aggregates of a batch that its cost depends on. All counts are of tokens or sequences.
+///
+/// A sequence that processes exactly one token is a decode sequence, whatever the engine calls it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepShape {
+    /// Sequences that process a chunk of two or more tokens.
+    pub prefill_seqs: u32,
+    /// Tokens in those chunks, padding included where the engine computes it.
+    pub prefill_tokens: u64,
+    /// Sum over chunks of `new * (2 * past + new)`: twice the number of attended pairs.
+    pub prefill_pairs: u64,
+    /// Sum over chunks of `past + new`: the context that stands in the cache after the step.
+    pub prefill_context: u64,
+    /// Sequences that process one token.
+    pub decode_seqs: u32,
+    /// Sum over decode sequences of their context, the new token included.
+    pub decode_context: u64,
+    /// Rows that go through the LM head and come back as logits: the sampled sequences, or all
+    /// prompt tokens where the engine computes those too (TGIS, TGI).
+    pub logits_rows: u64,
+    /// Sequences that sample a token.
+    pub sampled_seqs: u32,
+    /// Tokens whose KV is read and written once more because the engine rebuilds its cache tensor
+    /// (TGIS 2023 concatenates; `engines/tgis-tgi.md` A8).
+    pub kv_copy_tokens: u64,
+}
+
+impl StepShape {
+    /// A batch in which each of `seqs` sequences decodes one token over `context` tokens in all.
+    pub const fn decode(seqs: u32, context: u64) -> Self {
+        Self {
+            prefill_seqs: 0,
+            prefill_tokens: 0,
+            prefill_pairs: 0,
+            prefill_context: 0,
+            decode_seqs: seqs,
+            decode_context: context,
+            logits_rows: seqs as u64,
+            sampled_seqs: seqs,
+            kv_copy_tokens: 0,
+        }
+    }
+
+    /// Adds a sequence that processes `new` tokens after `past` ones (its KV is cached).
+    pub fn push(&mut self, past: u32, new: u32) {
+        let (past, new) = (u64::from(past), u64::from(new));
+        if new == 1 {
+            self.decode_seqs += 1;
+            self.decode_context += past + 1;
+        } else {
+            self.prefill_seqs += 1;
+            self.prefill_tokens += new;
+            self.prefill_pairs += new * (2 * past + new);
+            self.prefill_context += past + new;
+        }
+    }
+
+    /// Tokens that the GEMMs of the layers work on.
+    pub const fn tokens(&self) -> u64 {
+        self.prefill_tokens + self.decode_seqs as u64
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.prefill_tokens == 0 && self.decode_seqs == 0
+    }
+
+    pub const fn is_pure_decode(&self) -> bool {
+        self.prefill_seqs == 0 && self.decode_seqs > 0
+    }
+}
+
+/// The named parts of a step's duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum CostTerm {
+    /// Weight GEMMs of the layers: qkv, o, gate/up, down.
+    Linear,
+    /// Extra work of quantised weights beyond reading their bytes.
+    Dequantise,
+    /// The LM head GEMM.
+    LmHead,
+    /// Attention over the KV cache, prefill and decode.
+    Attention,
+    /// Norms, rotary embedding, activation, residual.
+    Elementwise,
+    /// Turning logits into tokens.
+    Sampling,
+    /// Collectives of tensor parallelism.
+    AllReduce,
+    /// Rebuilding a contiguous KV tensor (TGIS 2023).
+    KvCopy,
+    /// Host time that the GPU does not hide: `max(0, host - GPU)`.
+    Host,
+    /// Work in series with the GPU: scheduling, sampling loops, detokenising, RPC.
+    Serial,
+}
+
+impl CostTerm {
+    pub const COUNT: usize = 10;
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Linear,
+        Self::Dequantise,
+        Self::LmHead,
+        Self::Attention,
+        Self::Elementwise,
+        Self::Sampling,
+        Self::AllReduce,
+        Self::KvCopy,
+        Self::Host,
+        Self::Serial,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Dequantise => "dequantise",
+            Self::LmHead => "lm_head",
+            Self::Attention => "attention",
+            Self::Elementwise => "elementwise",
+            Self::Sampling => "sampling",
+            Self::AllReduce => "all_reduce",
+            Self::KvCopy => "kv_copy",
+            Self::Host => "host",
+            Self::Serial => "serial",
+        }
+    }
+
+    /// Whether the term is GPU time (the host runs beside it).
+    pub const fn is_gpu(self) -> bool {
+        !matches!(self, Self::Host | Self::Serial)
+    }
+}
+
+/// A step's duration by term, each in whole nanoseconds; the terms add up to the step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepTime {
+    nanos: [u64; CostTerm::COUNT],
+}
+
+impl StepTime {
+    pub const ZERO: Self = Self { nanos: [0; CostTerm::COUNT] };
+
+    pub const fn get(&self, term: CostTerm) -> SimDuration {
+        SimDuration::from_nanos(self.nanos[term as usize])
+    }
+
+    pub fn set(&mut self, term: CostTerm, time: SimDuration) {
+        self.nanos[term as usize] = time.as_nanos();
+    }
+
+    pub fn add(&mut self, term: CostTerm, time: SimDuration) {
+        self.nanos[term as usize] += time.as_nanos();
+    }
+
+    pub fn total(&self) -> SimDuration {
+        SimDuration::from_nanos(self.nanos.iter().sum())
+    }
+
+    /// The GPU terms only.
+    pub fn gpu(&self) -> SimDuration {
+        CostTerm::ALL.into_iter().filter(|t| t.is_gpu()).map(|t| self.get(t)).sum()
+    }
+
+    /// Adds `other` taken `times` times, term by term.
+    pub fn accumulate(&mut self, other: &Self, times: u64) {
+        for (sum, part) in self.nanos.iter_mut().zip(other.nanos) {
+            *sum += part * times;
+        }
+    }
+
+    pub fn terms(&self) -> impl Iterator<Item = (CostTerm, SimDuration)> + '_ {
+        CostTerm::ALL.into_iter().map(|term| (term, self.get(term)))
+    }
+}
+
+/// The price of steps. Implementations may memoise, but equal shapes must always cost the same.
+pub trait StepCost {
+    /// The duration of one step; a step without tokens takes no time.
+    fn step(&mut self, shape: &StepShape) -> StepTime;
+
+    /// The price of pure decode steps of `seqs` sequences as a function of their total context.
+    ///
+    /// `decode(n).at(c)` must equal `step` of the same shape: the engine uses it to walk long
+    /// stretches of decoding without building a shape for each step.
+    fn decode(&mut self, seqs: u32) -> DecodeCost;
+}
+
+/// The price of a pure decode step at a fixed batch size: a constant part and what depends on the
+/// total context. Evaluating it takes a few nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeCost {
+    /// All terms that do not depend on context; attention, KV copy and host are zero here.
+    pub fixed: StepTime,
+    /// Sum of the GPU terms of `fixed`.
+    pub fixed_gpu: SimDuration,
+    /// Sum of all terms of `fixed`.
+    pub fixed_total: SimDuration,
+    /// Host time of the step, hidden as far as the GPU is busy.
+    pub host: SimDuration,
+    pub attention: ContextCost,
+    pub kv_copy: ContextCost,
+}
+
+/// A cost as a function of the total context `c` in tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ContextCost {
+    Zero,
+    /// `constant + per_token * c + per_sqrt * sqrt(c)` in nanoseconds, rounded once.
+    Curve {
+        constant: f64,
+        per_token: f64,
+        per_sqrt: f64,
+    },
+    /// `floor(c * numerator / denominator) * unit` nanoseconds, for the recorded schedules' cost.
+    Integer {
+        numerator: u64,
+        denominator: u64,
+        unit: u64,
+    },
+}
+
+impl ContextCost {
+    #[inline]
+    pub fn at(&self, context: u64) -> SimDuration {
+        SimDuration::from_nanos(match *self {
+            Self::Zero => 0,
+            Self::Curve { constant, per_token, per_sqrt } => {
+                let c = context as f64;
+                (constant + per_token * c + per_sqrt * c.sqrt() + 0.5) as u64
+            }
+            Self::Integer { numerator, denominator, unit } => {
+                context * numerator / denominator * unit
+            }
+        })
+    }
+}
+
+/// The parts of a decode step that depend on its context.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DecodeStep {
+    pub attention: SimDuration,
+    pub kv_copy: SimDuration,
+    pub host: SimDuration,
+    pub total: SimDuration,
+}
+
+impl DecodeCost {
+    /// The step over `context` tokens in all, the new ones included; `kv_copy_tokens` of them are
+    /// copied.
+    #[inline]
+    pub fn at(&self, context: u64, kv_copy_tokens: u64) -> DecodeStep {
+        let attention = self.attention.at(context);
+        let kv_copy =
+            if kv_copy_tokens == 0 { SimDuration::ZERO } else { self.kv_copy.at(kv_copy_tokens) };
+        let varying = attention + kv_copy;
+        let host = self.host.saturating_sub(self.fixed_gpu + varying);
+        DecodeStep { attention, kv_copy, host, total: self.fixed_total + varying + host }
+    }
+
+    /// The same step with all its terms.
+    pub fn time(&self, step: &DecodeStep) -> StepTime {
+        let mut time = self.fixed;
+        time.set(CostTerm::Attention, step.attention);
+        time.set(CostTerm::KvCopy, step.kv_copy);
+        time.set(CostTerm::Host, step.host);
+        time
+    }
+}

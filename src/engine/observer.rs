@@ -1,0 +1,190 @@
+//! What the engine tells whoever watches: metrics, traces, timelines and recorded schedules are all
+//! observers, and the engine itself prints and stores nothing.
+
+use crate::cost::StepTime;
+use crate::request::{FinishReason, RequestTable};
+use crate::scheduler::{Occupancy, Step, StepOutcome};
+use crate::time::{SimDuration, SimTime};
+
+/// Watches a simulation. Every method has an empty default.
+pub trait Observer {
+    /// A step has been decided and handed to the GPU.
+    fn on_scheduled(&mut self, _step: &ScheduledStep<'_>) {}
+
+    /// A step has ended.
+    fn on_completed(&mut self, _step: &CompletedStep<'_>) {}
+
+    /// A stretch of identical decode steps has been taken at once, in place of that many
+    /// `on_scheduled` and `on_completed`.
+    fn on_steady(&mut self, _run: &SteadyRun) {}
+
+    /// `sequences` sequences got a token `gap` after their previous one.
+    fn on_token_gap(&mut self, _gap: SimDuration, _sequences: u32) {}
+
+    /// A request has ended, or the run has ended around it.
+    fn on_request(&mut self, _record: &RequestRecord) {}
+
+    /// Whether each step must be shown one by one; turns fast-forward off.
+    fn needs_every_step(&self) -> bool {
+        false
+    }
+}
+
+/// A step as it is handed to the GPU.
+#[derive(Debug)]
+pub struct ScheduledStep<'a> {
+    pub replica: u16,
+    /// Steps scheduled by this replica before this one.
+    pub index: u64,
+    /// When the scheduler decided.
+    pub decided: SimTime,
+    pub start: SimTime,
+    pub end: SimTime,
+    pub step: &'a Step,
+    pub time: &'a StepTime,
+    pub occupancy: Occupancy,
+    pub requests: &'a RequestTable,
+}
+
+/// A step that has ended. Requests in `outcome.ended` are still in `requests`.
+#[derive(Debug)]
+pub struct CompletedStep<'a> {
+    pub replica: u16,
+    pub index: u64,
+    pub start: SimTime,
+    pub end: SimTime,
+    pub step: &'a Step,
+    pub time: &'a StepTime,
+    pub outcome: &'a StepOutcome,
+    /// As it was when the step had been scheduled: the batch that ran.
+    pub occupancy: Occupancy,
+    /// After the step's finished requests have left.
+    pub occupancy_after: Occupancy,
+    pub requests: &'a RequestTable,
+}
+
+/// A stretch of `steps` decode steps of the same `seqs` sequences, back to back.
+#[derive(Clone, Copy, Debug)]
+pub struct SteadyRun {
+    pub replica: u16,
+    /// Index of the first of them.
+    pub index: u64,
+    pub steps: u32,
+    pub seqs: u32,
+    pub start: SimTime,
+    pub end: SimTime,
+    /// Sum over the steps, term by term.
+    pub time: StepTime,
+    /// At the end of the stretch, where KV use is highest.
+    pub occupancy: Occupancy,
+}
+
+/// How the run left a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Ended(FinishReason),
+    /// In flight when the run ended: neither completed nor failed.
+    Unfinished,
+}
+
+impl Outcome {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ended(reason) => reason.name(),
+            Self::Unfinished => "unfinished",
+        }
+    }
+
+    pub const fn is_success(self) -> bool {
+        matches!(self, Self::Ended(reason) if reason.is_success())
+    }
+}
+
+/// One request with its raw instants; every summary is computed from these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestRecord {
+    /// Order of arrival, from 0.
+    pub uid: u64,
+    pub client: u32,
+    pub replica: u16,
+    pub priority: i32,
+    pub arrival: SimTime,
+    pub first_scheduled: Option<SimTime>,
+    pub first_token: Option<SimTime>,
+    /// When it ended; of an unfinished one, when the run ended.
+    pub ended: SimTime,
+    pub prompt_tokens: u32,
+    pub output_tokens: u32,
+    pub cached_tokens: u32,
+    pub preemptions: u32,
+    pub outcome: Outcome,
+}
+
+impl RequestRecord {
+    /// From arrival to the end.
+    pub const fn e2e(&self) -> SimDuration {
+        self.ended.since(self.arrival)
+    }
+
+    /// From arrival to the first token.
+    pub fn ttft(&self) -> Option<SimDuration> {
+        self.first_token.map(|t| t.since(self.arrival))
+    }
+
+    /// From arrival to the first step that worked on it.
+    pub fn queue(&self) -> Option<SimDuration> {
+        self.first_scheduled.map(|t| t.since(self.arrival))
+    }
+}
+
+/// Watches nothing.
+impl Observer for () {}
+
+/// Watches through a reference.
+impl<O: Observer + ?Sized> Observer for &mut O {
+    fn on_scheduled(&mut self, step: &ScheduledStep<'_>) {
+        (**self).on_scheduled(step);
+    }
+    fn on_completed(&mut self, step: &CompletedStep<'_>) {
+        (**self).on_completed(step);
+    }
+    fn on_steady(&mut self, run: &SteadyRun) {
+        (**self).on_steady(run);
+    }
+    fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
+        (**self).on_token_gap(gap, sequences);
+    }
+    fn on_request(&mut self, record: &RequestRecord) {
+        (**self).on_request(record);
+    }
+    fn needs_every_step(&self) -> bool {
+        (**self).needs_every_step()
+    }
+}
+
+/// Two observers of one run.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn on_scheduled(&mut self, step: &ScheduledStep<'_>) {
+        self.0.on_scheduled(step);
+        self.1.on_scheduled(step);
+    }
+    fn on_completed(&mut self, step: &CompletedStep<'_>) {
+        self.0.on_completed(step);
+        self.1.on_completed(step);
+    }
+    fn on_steady(&mut self, run: &SteadyRun) {
+        self.0.on_steady(run);
+        self.1.on_steady(run);
+    }
+    fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
+        self.0.on_token_gap(gap, sequences);
+        self.1.on_token_gap(gap, sequences);
+    }
+    fn on_request(&mut self, record: &RequestRecord) {
+        self.0.on_request(record);
+        self.1.on_request(record);
+    }
+    fn needs_every_step(&self) -> bool {
+        self.0.needs_every_step() || self.1.needs_every_step()
+    }
+}

@@ -1,0 +1,19 @@
+//! What clients send and when. A workload is pulled by the engine as simulated time passes, so that
+//! memory does not grow with the number of requests.
+
+use crate::engine::observer::RequestRecord;
+use crate::request::RequestSpec;
+use crate::time::SimTime;
+
+/// A source of requests. Arrival times never decrease.
+pub trait Workload {
+    /// When the next request arrives, as far as is known without a further reply; `None` if nothing
+    /// more comes before one.
+    fn next_arrival(&mut self) -> Option<SimTime>;
+
+    /// Takes the request that `next_arrival` announced.
+    fn take(&mut self) -> RequestSpec;
+
+    /// A request of this workload has ended (answered, failed or refused) at `record.ended`.
+    fn on_reply(&mut self, record: &RequestRecord);
+}
