@@ -1,6 +1,9 @@
 //! servesim
 pub mod cost;
 pub mod engine;
+pub mod engine_name;
+pub mod model;
+pub mod named;
 pub mod request;
 pub mod scheduler;
 pub mod time;
