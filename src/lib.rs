@@ -2,6 +2,7 @@
 pub mod cost;
 pub mod engine;
 pub mod engine_name;
+pub mod hardware;
 pub mod model;
 pub mod named;
 pub mod request;

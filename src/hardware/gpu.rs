@@ -1,0 +1,173 @@
+//! One GPU model: the numbers of its datasheet and of its driver, each group with its source.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::model::Dtype;
+use crate::units::{Bandwidth, Bytes, FlopRate};
+
+use super::CatalogError;
+use super::catalog::read_toml;
+
+/// A GPU model. Peaks and bandwidths are nominal: what kernels reach of them is calibration's
+/// business.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Gpu {
+    /// Preset name, such as `a100-40gb`.
+    pub name: String,
+    /// The vendor's name, such as `NVIDIA A100-SXM4-40GB`.
+    pub product: String,
+    pub note: Option<String>,
+    pub memory: GpuMemory,
+    pub peak: GpuPeak,
+    pub chip: GpuChip,
+    pub links: GpuLinks,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GpuMemory {
+    /// What the driver reports (`nvidia-smi`).
+    pub total: Bytes,
+    /// What PyTorch sees (`total_memory`), of which the engines' utilisation is a fraction. It
+    /// differs by 1-2 % between drivers.
+    pub usable: Bytes,
+    pub bandwidth: Bandwidth,
+    pub l2: Bytes,
+    pub source: String,
+}
+
+/// Dense rates with 32-bit accumulation; structured sparsity, which datasheets like to print, is
+/// left out. An absent type is one the tensor cores do not have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GpuPeak {
+    pub fp32: FlopRate,
+    pub fp16: FlopRate,
+    pub bf16: Option<FlopRate>,
+    pub fp8: Option<FlopRate>,
+    pub int8: Option<FlopRate>,
+    pub source: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GpuChip {
+    pub compute_capability: ComputeCapability,
+    pub streaming_multiprocessors: u32,
+    pub boost_clock_mhz: u32,
+    pub tdp_watts: u32,
+    pub source: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GpuLinks {
+    pub pcie_generation: u32,
+    pub pcie_lanes: u32,
+    /// Of all links in both directions together, as datasheets count; absent without NVLink.
+    pub nvlink: Option<Bandwidth>,
+    pub source: String,
+}
+
+impl GpuLinks {
+    /// One direction, after 128b/130b encoding (generations 3 to 5).
+    pub fn pcie_bandwidth(&self) -> Bandwidth {
+        let giga_transfers = f64::from(1u32 << self.pcie_generation.clamp(1, 6));
+        Bandwidth::from_gb_per_s(giga_transfers * f64::from(self.pcie_lanes) / 8.0 * 128.0 / 130.0)
+    }
+}
+
+/// CUDA compute capability, written `"8.6"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ComputeCapability {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl std::fmt::Display for ComputeCapability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl Serialize for ComputeCapability {
+    fn serialize<S: Serializer>(&self, ser: S) -> Result<S::Ok, S::Error> {
+        ser.serialize_str(&self.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for ComputeCapability {
+    fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(de)?;
+        text.split_once('.')
+            .and_then(|(major, minor)| {
+                Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+            })
+            .ok_or_else(|| {
+                serde::de::Error::custom(format!(
+                    "{text:?} is not a compute capability; write \"8.6\""
+                ))
+            })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct GpuFile {
+    product: String,
+    note: Option<String>,
+    memory: GpuMemory,
+    peak: GpuPeak,
+    chip: GpuChip,
+    links: GpuLinks,
+}
+
+impl Gpu {
+    /// Reads a GPU file; `name` is what the GPU is called from then on.
+    pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, CatalogError> {
+        let GpuFile { product, note, memory, peak, chip, links } = read_toml(name, bytes)?;
+        let gpu = Self { name: name.to_owned(), product, note, memory, peak, chip, links };
+        match gpu.fault() {
+            Some(reason) => Err(CatalogError::Value { name: name.to_owned(), reason }),
+            None => Ok(gpu),
+        }
+    }
+
+    fn fault(&self) -> Option<String> {
+        let rates = [
+            Some(self.peak.fp32),
+            Some(self.peak.fp16),
+            self.peak.bf16,
+            self.peak.fp8,
+            self.peak.int8,
+        ];
+        if self.memory.usable > self.memory.total || self.memory.usable == Bytes::ZERO {
+            Some("memory.usable must be above zero and at most memory.total".into())
+        } else if self.memory.total > Bytes::new(1 << 50) {
+            Some("memory.total must be at most 1024 TiB".into())
+        } else if self.memory.bandwidth.bytes_per_s() <= 0.0 {
+            Some("memory.bandwidth must be above zero".into())
+        } else if rates.into_iter().flatten().any(|rate| rate.per_s() <= 0.0) {
+            Some(
+                "every rate in [peak] must be above zero; leave out a type it does not have".into(),
+            )
+        } else if !(1..=1024).contains(&self.chip.streaming_multiprocessors) {
+            Some("chip.streaming-multiprocessors must be from 1 to 1024".into())
+        } else if !(1..=7).contains(&self.links.pcie_generation)
+            || !(1..=32).contains(&self.links.pcie_lanes)
+        {
+            Some("links.pcie-generation must be from 1 to 7 and pcie-lanes from 1 to 32".into())
+        } else {
+            None
+        }
+    }
+
+    /// The dense rate for matrices of this dtype; `None` where the GPU cannot compute in it.
+    pub fn peak_for(&self, dtype: Dtype) -> Option<FlopRate> {
+        match dtype {
+            Dtype::Float32 => Some(self.peak.fp32),
+            Dtype::Float16 => Some(self.peak.fp16),
+            Dtype::BFloat16 => self.peak.bf16,
+        }
+    }
+}
