@@ -1,2 +1,264 @@
-//! The event loop.
+//! The event loop: a virtual clock, replicas that step, requests that come and go.
+//!
+//! Between two boundaries nothing can change but the clock, so the engine moves from boundary to
+//! boundary: the end of a step, or the arrival that wakes an idle replica. At each boundary a
+//! replica completes its oldest step, drains the arrivals so far, applies aborts and asks its
+//! scheduler for the next step. Where the scheduler promises that a number of turns will only
+//! repeat the last one ([`Scheduler::steady_turns`]), the engine takes them in one go; the clock
+//! moves by the same whole nanoseconds as if it had taken them one by one.
+//!
+//! Ties: events are ordered by (time, sequence number); arrivals at the instant of a boundary are
+//! in before it. A reply that leaves at a boundary cannot come back as a new request in time for
+//! the step that is decided there.
+
+mod aborts;
+mod event;
 pub mod observer;
+mod replica;
+pub mod router;
+
+use crate::cost::StepCost;
+use crate::request::{FinishReason, Request, RequestTable};
+use crate::scheduler::{Ended, Scheduler};
+use crate::time::SimTime;
+use crate::workload::Workload;
+
+use aborts::AbortScript;
+use event::EventQueue;
+use observer::{Observer, Outcome, RequestRecord};
+use replica::Replica;
+use router::{ReplicaLoad, Router};
+
+/// How a run ends, and what it is allowed to skip.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// The run stops here with whatever is in flight; without it, it ends when the workload has
+    /// sent everything and every request has ended.
+    pub stop_at: Option<SimTime>,
+    /// Take every step on its own.
+    pub step_by_step: bool,
+    /// Clients that go away: (time, `uid` of the request), in order of time.
+    pub aborts: Vec<(SimTime, u64)>,
+}
+
+/// What a run did, as far as no observer is needed to know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunTotals {
+    /// Steps completed, those taken in one go included.
+    pub steps: u64,
+    /// Tokens generated in them.
+    pub output_tokens: u64,
+    /// Requests that arrived.
+    pub requests: u64,
+    /// The instant of the last event.
+    pub end: SimTime,
+}
+
+/// A deployment under load.
+pub struct Simulation<W, O> {
+    replicas: Vec<Replica>,
+    router: Box<dyn Router>,
+    workload: W,
+    observer: O,
+    options: RunOptions,
+    requests: RequestTable,
+    events: EventQueue,
+    now: SimTime,
+    next_uid: u64,
+    aborts: AbortScript,
+    ended: Vec<Ended>,
+    loads: Vec<ReplicaLoad>,
+}
+
+impl<W: Workload, O: Observer> Simulation<W, O> {
+    /// A simulation of `replicas`, each a scheduler and its cost model.
+    pub fn new(
+        replicas: Vec<(Box<dyn Scheduler>, Box<dyn StepCost>)>,
+        router: Box<dyn Router>,
+        workload: W,
+        observer: O,
+        options: RunOptions,
+    ) -> Self {
+        assert!(!replicas.is_empty(), "a deployment has at least one replica");
+        let replicas: Vec<Replica> = (0u16..)
+            .zip(replicas)
+            .map(|(id, (scheduler, cost))| Replica::new(id, scheduler, cost))
+            .collect();
+        let loads = vec![ReplicaLoad::default(); replicas.len()];
+        Self {
+            replicas,
+            router,
+            workload,
+            observer,
+            aborts: AbortScript::new(&options.aborts),
+            options,
+            requests: RequestTable::default(),
+            events: EventQueue::default(),
+            now: SimTime::ZERO,
+            next_uid: 0,
+            ended: Vec::new(),
+            loads,
+        }
+    }
+
+    /// Runs to the end and gives the observer back.
+    pub fn run(mut self) -> (RunTotals, O) {
+        let stop_at = self.options.stop_at.unwrap_or(SimTime::MAX);
+        loop {
+            let arrival = self.workload.next_arrival().unwrap_or(SimTime::MAX);
+            let event = self.events.next_time().unwrap_or(SimTime::MAX);
+            let next = arrival.min(event);
+            if next == SimTime::MAX || next > stop_at {
+                break;
+            }
+            debug_assert!(next >= self.now, "time never goes back");
+            self.now = next;
+            if arrival <= event {
+                self.arrive();
+            } else {
+                let replica = self.events.pop().expect("an event was announced");
+                self.boundary(usize::from(replica));
+            }
+        }
+        if self.options.stop_at.is_some() && (!self.requests.is_empty() || self.now < stop_at) {
+            self.now = stop_at;
+        }
+        self.close();
+        let mut totals = RunTotals { requests: self.next_uid, end: self.now, ..Default::default() };
+        for replica in &self.replicas {
+            totals.steps += replica.completed_steps;
+            totals.output_tokens += replica.output_tokens;
+        }
+        (totals, self.observer)
+    }
+
+    fn arrive(&mut self) {
+        let spec = self.workload.take();
+        let mut request = Request::new(self.next_uid, spec, self.now);
+        self.next_uid += 1;
+        for (load, replica) in self.loads.iter_mut().zip(&self.replicas) {
+            load.outstanding = replica.outstanding;
+        }
+        let chosen = self.router.route(&request, &self.loads);
+        let replica = &mut self.replicas[chosen];
+        request.replica = replica.id;
+        if replica.scheduler.admit(&request).is_err() {
+            let refused = Outcome::Ended(FinishReason::Refused);
+            let record = record(&request, self.now, 0, refused);
+            self.observer.on_request(&record);
+            self.workload.on_reply(&record);
+            return;
+        }
+        let uid = request.uid;
+        let id = self.requests.insert(request);
+        replica.outstanding += 1;
+        replica.inbox.push(id);
+        self.aborts.arrived(uid, id);
+        if !replica.awake {
+            replica.awake = true;
+            self.events.push(self.now, replica.id);
+        }
+    }
+
+    /// The oldest step of a replica ends, or an idle replica wakes.
+    fn boundary(&mut self, index: usize) {
+        let now = self.now;
+        let replica = &mut self.replicas[index];
+        self.aborts.apply(now, replica, &self.requests, &mut self.ended);
+        replica.complete(now, &mut self.requests, &mut self.observer, &mut self.ended);
+        self.end_requests(index);
+
+        let replica = &mut self.replicas[index];
+        replica.drain_inbox(&self.requests);
+        self.aborts.apply(now, replica, &self.requests, &mut self.ended);
+        replica.fill_pipeline(now, &mut self.requests, &mut self.observer, &mut self.ended);
+        self.end_requests(index);
+
+        self.fast_forward(index);
+        let replica = &mut self.replicas[index];
+        match replica.next_boundary() {
+            Some(end) => self.events.push(end, replica.id),
+            None => replica.awake = false,
+        }
+    }
+
+    /// Takes as many steady turns as end before anything else can happen.
+    fn fast_forward(&mut self, index: usize) {
+        if self.options.step_by_step || self.observer.needs_every_step() {
+            return;
+        }
+        let replica = &mut self.replicas[index];
+        let turns = replica.steady_turns();
+        if turns == 0 {
+            return;
+        }
+        let horizon = [
+            self.workload.next_arrival(),
+            self.events.next_time(),
+            self.aborts.next_time(),
+            self.options.stop_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(SimTime::MAX);
+        replica.fast_forward(turns, horizon, &mut self.requests, &mut self.observer);
+    }
+
+    /// Reports and forgets the requests in `self.ended`.
+    fn end_requests(&mut self, index: usize) {
+        let replica = &mut self.replicas[index];
+        for ended in self.ended.drain(..) {
+            replica.forget(ended.id);
+            replica.outstanding -= 1;
+            let request = self.requests.remove(ended.id);
+            self.aborts.ended(request.uid);
+            let outcome = Outcome::Ended(ended.reason);
+            let record = record(&request, self.now, ended.output_tokens, outcome);
+            self.observer.on_request(&record);
+            self.workload.on_reply(&record);
+        }
+    }
+
+    /// The run is over: what is still in flight is unfinished.
+    fn close(&mut self) {
+        for replica in &mut self.replicas {
+            replica.drain_inbox(&self.requests);
+        }
+        let mut unfinished: Vec<RequestRecord> = self
+            .requests
+            .iter()
+            .map(|(id, request)| {
+                let tokens = self.replicas[usize::from(request.replica)].scheduler.generated(id);
+                record(request, self.now, tokens, Outcome::Unfinished)
+            })
+            .collect();
+        unfinished.sort_by_key(|r| r.uid);
+        for record in &unfinished {
+            self.observer.on_request(record);
+        }
+    }
+}
+
+fn record(
+    request: &Request,
+    ended: SimTime,
+    output_tokens: u32,
+    outcome: Outcome,
+) -> RequestRecord {
+    RequestRecord {
+        uid: request.uid,
+        client: request.spec.client,
+        replica: request.replica,
+        priority: request.spec.priority,
+        arrival: request.arrival,
+        first_scheduled: request.first_scheduled,
+        first_token: request.first_token,
+        ended,
+        prompt_tokens: request.spec.prompt_tokens,
+        output_tokens,
+        cached_tokens: request.cached_tokens,
+        preemptions: request.preemptions,
+        outcome,
+    }
+}

@@ -1,4 +1,5 @@
 //! servesim
+pub mod conformance;
 pub mod cost;
 pub mod engine;
 pub mod engine_name;

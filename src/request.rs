@@ -109,6 +109,8 @@ pub struct Request {
     pub uid: u64,
     pub spec: RequestSpec,
     pub arrival: SimTime,
+    /// The replica that it was routed to.
+    pub replica: u16,
     /// When a step that works on it first began.
     pub first_scheduled: Option<SimTime>,
     pub first_token: Option<SimTime>,
@@ -125,6 +127,7 @@ impl Request {
             uid,
             spec,
             arrival,
+            replica: 0,
             first_scheduled: None,
             first_token: None,
             last_token: arrival,

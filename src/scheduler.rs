@@ -7,6 +7,8 @@
 //! The engine drives it in this order, at every boundary between steps:
 //! `complete` (the step that has just ended), `enqueue` (arrivals so far), `abort`, `schedule`.
 
+pub mod tgis;
+
 use crate::cost::StepShape;
 use crate::request::{FinishReason, Request, RequestId};
 use crate::time::SimTime;
@@ -47,6 +49,9 @@ pub trait Scheduler {
 
     /// Whether stepping could still achieve anything: requests unfinished, or bookkeeping left.
     fn has_work(&self) -> bool;
+
+    /// Output tokens that a live request has got so far.
+    fn generated(&self, id: RequestId) -> u32;
 
     /// Queue lengths and KV use, for metrics and routers.
     fn occupancy(&self) -> Occupancy;
@@ -125,8 +130,8 @@ impl Step {
 pub struct StepDetail {
     /// The batch in the engine's own order.
     pub scheduled: Vec<ScheduledSeq>,
-    /// Finished sequences that the shard drops at the start of this call (TGIS).
-    pub pruned: Vec<RequestId>,
+    /// The `uid`s of finished sequences that the shard drops at the start of this call (TGIS).
+    pub pruned: Vec<u64>,
     /// Tokens billed to a prefill, padding included, or context before a decode (TGIS).
     pub billed_tokens: u64,
     /// Blocks held by the batch (TGI).

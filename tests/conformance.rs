@@ -1,0 +1,52 @@
+//! Our schedulers against schedules recorded from the real engines.
+
+use std::path::{Path, PathBuf};
+
+fn recordings(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("a folder of recordings")
+        .map(|entry| entry.expect("a readable folder").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn check_all(folder: &Path) {
+    let files = recordings(folder);
+    assert!(!files.is_empty(), "{} holds recordings", folder.display());
+    let mut failures = Vec::new();
+    for file in &files {
+        let bytes = std::fs::read(file).expect("a readable recording");
+        match servesim::conformance::check(&bytes) {
+            Ok(verdict) => failures.extend(verdict.divergence.map(|d| (file, format!("{d:#?}")))),
+            Err(error) => failures.push((file, error.to_string())),
+        }
+    }
+    for (file, why) in &failures {
+        eprintln!("{}: {why}", file.display());
+    }
+    assert!(failures.is_empty(), "{} of {} recordings differ", failures.len(), files.len());
+}
+
+/// The folder of shared data, if it is there; where it must be, its absence is a failure.
+fn shared() -> Option<PathBuf> {
+    let folder = std::env::var_os("SERVESIM_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    assert!(
+        std::env::var_os("SERVESIM_REQUIRE_SHARED").is_none(),
+        "SERVESIM_REQUIRE_SHARED is set, but {} is missing",
+        folder.display()
+    );
+    eprintln!("skipped: {} is missing", folder.display());
+    None
+}
+
+#[test]
+fn every_recorded_tgis_schedule_is_reproduced() {
+    let Some(shared) = shared() else { return };
+    check_all(&shared.join("data/golden/tgis"));
+}
