@@ -4,6 +4,7 @@ pub mod cost;
 pub mod engine;
 pub mod engine_name;
 pub mod hardware;
+pub mod metrics;
 pub mod model;
 pub mod named;
 pub mod request;

@@ -1,0 +1,75 @@
+//! What the steps of a run add up to: time by term and kind, batch size, KV use.
+
+use crate::cost::StepTime;
+use crate::scheduler::{Occupancy, StepKind};
+use crate::time::{SimDuration, SimTime};
+
+/// Sums over all steps of all replicas.
+#[derive(Clone, Debug, Default)]
+pub struct StepTotals {
+    /// Steps by kind, in the order of [`StepTotals::KINDS`].
+    steps: [u64; Self::KINDS.len()],
+    time_by_kind: [SimDuration; Self::KINDS.len()],
+    /// Adds up exactly to the busy time.
+    pub time: StepTime,
+    /// Tokens that steps have produced, whether or not their request was answered in the end.
+    pub tokens: u64,
+    pub preemptions: u64,
+    /// Sequence-nanoseconds and nanoseconds of the steps after the warm-up.
+    running: u128,
+    measured: u128,
+    pub max_batch: u32,
+    /// Highest over the replicas.
+    pub kv_total: u64,
+    pub kv_usage_peak: f64,
+    /// End of the last step.
+    pub end: SimTime,
+}
+
+impl StepTotals {
+    pub const KINDS: [StepKind; 4] =
+        [StepKind::Prefill, StepKind::Decode, StepKind::Mixed, StepKind::Empty];
+
+    /// Adds `steps` equal steps that took `time` in all.
+    pub fn add(&mut self, kind: StepKind, steps: u64, time: &StepTime, end: SimTime) {
+        let place = Self::KINDS.iter().position(|&k| k == kind).expect("all kinds are listed");
+        self.steps[place] += steps;
+        self.time_by_kind[place] += time.total();
+        self.time.accumulate(time, 1);
+        self.end = self.end.max(end);
+    }
+
+    /// Adds the batch and the KV cache between two instants, of which the time before `from` (the end
+    /// of the warm-up) does not count.
+    pub fn occupy(&mut self, start: SimTime, end: SimTime, from: SimTime, occupancy: &Occupancy) {
+        let span = u128::from(end.since(start.max(from)).as_nanos());
+        self.running += u128::from(occupancy.running) * span;
+        self.measured += span;
+        if end > from {
+            self.max_batch = self.max_batch.max(occupancy.running);
+        }
+        if occupancy.kv_total > 0 {
+            self.kv_total = self.kv_total.max(occupancy.kv_total);
+            let usage = occupancy.kv_used as f64 / occupancy.kv_total as f64;
+            self.kv_usage_peak = self.kv_usage_peak.max(usage);
+        }
+    }
+
+    /// Running sequences averaged over the time in which steps ran; `None` before the first.
+    pub fn mean_batch(&self) -> Option<f64> {
+        (self.measured > 0).then(|| self.running as f64 / self.measured as f64)
+    }
+
+    pub fn busy(&self) -> SimDuration {
+        self.time.total()
+    }
+
+    /// Steps and their time by kind.
+    pub fn by_kind(&self) -> impl Iterator<Item = (StepKind, u64, SimDuration)> + '_ {
+        (0..).zip(Self::KINDS).map(|(i, kind)| (kind, self.steps[i], self.time_by_kind[i]))
+    }
+
+    pub fn steps(&self) -> u64 {
+        self.steps.iter().sum()
+    }
+}
