@@ -7,6 +7,7 @@ pub mod hardware;
 pub mod metrics;
 pub mod model;
 pub mod named;
+pub mod random;
 pub mod request;
 pub mod scheduler;
 pub mod time;

@@ -1,9 +1,17 @@
 //! What clients send and when. A workload is pulled by the engine as simulated time passes, so that
 //! memory does not grow with the number of requests.
 
+mod closed_loop;
+mod length;
+mod open_loop;
+
 use crate::engine::observer::RequestRecord;
 use crate::request::RequestSpec;
 use crate::time::SimTime;
+
+pub use closed_loop::ClosedLoop;
+pub use length::{LengthOrder, LengthPair, Lengths};
+pub use open_loop::{ArrivalProcess, OpenLoop};
 
 /// A source of requests. Arrival times never decrease.
 pub trait Workload {
@@ -16,4 +24,16 @@ pub trait Workload {
 
     /// A request of this workload has ended (answered, failed or refused) at `record.ended`.
     fn on_reply(&mut self, record: &RequestRecord);
+}
+
+impl<W: Workload + ?Sized> Workload for Box<W> {
+    fn next_arrival(&mut self) -> Option<SimTime> {
+        (**self).next_arrival()
+    }
+    fn take(&mut self) -> RequestSpec {
+        (**self).take()
+    }
+    fn on_reply(&mut self, record: &RequestRecord) {
+        (**self).on_reply(record);
+    }
 }

@@ -38,6 +38,40 @@ pub struct TgisConfig {
     pub memory: ShardMemory,
 }
 
+/// Limits under which a TGIS router panics at start: a request of the greatest length could wait
+/// forever (A7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TgisStartError {
+    #[error(
+        "the batch limit of {limit} is below {weight}, the weight of one request of \
+         max-sequence-length; raise max-batch-weight or lower max-sequence-length"
+    )]
+    BatchWeight { limit: u64, weight: u64 },
+    #[error(
+        "the prefill limit of {limit} is below {weight}, the prefill weight of one request of \
+         max-sequence-length; raise max-prefill-weight (0 turns it off) or lower max-sequence-length"
+    )]
+    PrefillWeight { limit: u64, weight: u64 },
+}
+
+impl TgisConfig {
+    /// The router's own checks at start.
+    pub fn check(&self) -> Result<(), TgisStartError> {
+        let weights = Weights { batch: self.batch_type, rules: self.rules };
+        let mut longest = BatchStats::default();
+        longest.push(u64::from(self.max_sequence_length), 0);
+        let (limit, weight) = (self.rules.weight_limit(), weights.max_weight(&longest, 1));
+        if weight > limit {
+            return Err(TgisStartError::BatchWeight { limit, weight });
+        }
+        let (limit, weight) = (self.rules.prefill_limit(), weights.prefill_weight(&longest, 1));
+        if limit > 0 && weight > limit {
+            return Err(TgisStartError::PrefillWeight { limit, weight });
+        }
+        Ok(())
+    }
+}
+
 /// When the shard runs out of memory; without limits it never does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardMemory {

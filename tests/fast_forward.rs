@@ -1,0 +1,182 @@
+//! A run that jumps and a run that steps agree to the nanosecond.
+
+mod common;
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use common::{CurvedCost, Digest};
+use servesim::engine::observer::Outcome;
+use servesim::engine::router::LeastOutstanding;
+use servesim::engine::{RunOptions, RunTotals, Simulation};
+use servesim::scheduler::Scheduler;
+use servesim::scheduler::static_batch::{StaticBatch, StaticConfig};
+use servesim::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
+use servesim::time::{SimDuration, SimTime};
+use servesim::workload::{
+    ArrivalProcess, ClosedLoop, LengthOrder, LengthPair, Lengths, OpenLoop, Workload,
+};
+
+#[derive(Clone, Debug)]
+struct Case {
+    scheduler: SchedulerCase,
+    replicas: usize,
+    pairs: Vec<LengthPair>,
+    closed: bool,
+    clients: u32,
+    rate: f64,
+    requests: u64,
+    stop_ms: Option<u64>,
+    pause_ms: u64,
+    seed: u64,
+}
+
+#[derive(Clone, Debug)]
+enum SchedulerCase {
+    Tgis(TgisConfig),
+    Static(StaticConfig),
+}
+
+impl SchedulerCase {
+    fn build(&self) -> Box<dyn Scheduler> {
+        match self {
+            Self::Tgis(config) => Box::new(Tgis::new(config.clone())),
+            Self::Static(config) => Box::new(StaticBatch::new(config.clone())),
+        }
+    }
+}
+
+fn run(case: &Case, step_by_step: bool) -> (RunTotals, Digest) {
+    let clients = if case.closed { case.clients } else { 1 };
+    let order = LengthOrder::PerClientShuffle;
+    let lengths = Lengths::new(case.pairs.clone().into(), order, clients, case.seed);
+    let workload: Box<dyn Workload> = if case.closed {
+        let pause = SimDuration::from_millis(case.pause_ms);
+        Box::new(ClosedLoop::new(clients, lengths, pause, Some(case.requests)))
+    } else {
+        let process = ArrivalProcess::Poisson { rate: case.rate };
+        Box::new(OpenLoop::new(process, lengths, Some(case.requests), None, case.seed))
+    };
+    let stop_at = case.stop_ms.map(|ms| SimTime::from_nanos(ms * 1_000_000));
+    let options = RunOptions { stop_at, step_by_step, ..RunOptions::default() };
+    let replicas = (0..case.replicas)
+        .map(|_| (case.scheduler.build(), Box::new(CurvedCost) as Box<_>))
+        .collect();
+    let router = Box::new(LeastOutstanding);
+    Simulation::new(replicas, router, workload, Digest::default(), options).run()
+}
+
+/// TGIS settings under which the real router starts.
+fn tgis() -> impl Strategy<Value = SchedulerCase> {
+    (
+        prop_oneof![Just(BatchType::Flash), Just(BatchType::Padded)],
+        1u32..24,
+        0u32..30,
+        600u64..6000,
+        prop::bool::ANY,
+        prop::option::of(800u64..3000),
+    )
+        .prop_map(|(batch_type, seats, patience, weight, newer, memory)| {
+            let square = if batch_type == BatchType::Padded { 500 } else { 1 };
+            let rules = if newer {
+                WeightRules::Tgis2024 {
+                    weight_limit: weight * square * 1000,
+                    prefill_linear: 1200.0,
+                    prefill_quadratic: [300.0, 0.7],
+                    nexttoken: [900.0, 1000.0],
+                    max_prefill_padding: 0.3,
+                }
+            } else {
+                WeightRules::Tgis2023 {
+                    max_batch_weight: weight * square,
+                    max_prefill_weight: weight,
+                }
+            };
+            SchedulerCase::Tgis(TgisConfig {
+                batch_type,
+                rules,
+                max_batch_size: seats,
+                max_waiting_tokens: patience,
+                max_sequence_length: 500,
+                max_new_tokens: 400,
+                max_concurrent_requests: 40,
+                memory: ShardMemory { prefill_tokens: memory, decode_tokens: memory },
+            })
+        })
+        .prop_filter("the router starts", |case| match case {
+            SchedulerCase::Tgis(config) => config.check().is_ok(),
+            SchedulerCase::Static(_) => true,
+        })
+}
+
+fn static_batch() -> impl Strategy<Value = SchedulerCase> {
+    (1u32..16, 500u64..6000).prop_map(|(batch_size, kv_tokens)| {
+        SchedulerCase::Static(StaticConfig { batch_size, max_sequence_length: 500, kv_tokens })
+    })
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    (
+        prop_oneof![4 => tgis(), 1 => static_batch()],
+        1usize..4,
+        prop::collection::vec((1u32..300, 1u32..120), 1..12),
+        prop::bool::ANY,
+        1u32..30,
+        0.5f64..40.0,
+        (1u64..80, prop::option::of(1u64..20_000), 0u64..40, any::<u64>()),
+    )
+        .prop_map(|(scheduler, replicas, pairs, closed, clients, rate, rest)| {
+            let (requests, stop_ms, pause_ms, seed) = rest;
+            let pairs = pairs.into_iter().map(|(input, output)| LengthPair { input, output });
+            Case {
+                scheduler,
+                replicas,
+                pairs: pairs.collect(),
+                closed,
+                clients,
+                rate,
+                requests,
+                stop_ms,
+                pause_ms,
+                seed,
+            }
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 600,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn jumping_and_stepping_give_the_same_run(case in cases()) {
+        let (stepped_totals, stepped) = run(&case, true);
+        let (jumped_totals, jumped) = run(&case, false);
+        prop_assert_eq!(&stepped.records, &jumped.records);
+        prop_assert_eq!(stepped, jumped);
+        prop_assert_eq!(stepped_totals, jumped_totals);
+    }
+
+    #[test]
+    fn every_request_ends_once_with_its_tokens(case in cases()) {
+        let (totals, digest) = run(&case, false);
+        let mut uids: Vec<u64> = digest.records.iter().map(|r| r.uid).collect();
+        uids.sort_unstable();
+        prop_assert_eq!(uids, (0..totals.requests).collect::<Vec<_>>());
+        let delivered: u64 = digest.records.iter().map(|r| u64::from(r.output_tokens)).sum();
+        prop_assert_eq!(delivered, digest.tokens, "tokens are conserved");
+        let gaps: u64 = digest.gaps.values().sum();
+        let first = digest.records.iter().filter(|r| r.first_token.is_some()).count() as u64;
+        prop_assert_eq!(gaps + first, digest.tokens, "each token is a first one or has a gap");
+        for record in &digest.records {
+            let in_order = [record.first_scheduled, record.first_token, Some(record.ended)];
+            prop_assert!(in_order.iter().flatten().is_sorted(), "{record:?}");
+            prop_assert!(record.arrival <= record.ended);
+            if case.stop_ms.is_none() {
+                prop_assert!(record.outcome != Outcome::Unfinished, "nobody starves: {record:?}");
+            }
+        }
+    }
+}
