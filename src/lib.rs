@@ -1,4 +1,5 @@
 //! servesim
+pub mod calibrate;
 pub mod conformance;
 pub mod cost;
 pub mod engine;

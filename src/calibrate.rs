@@ -1,0 +1,3 @@
+//! From measurements to profiles.
+
+pub mod fit;
