@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod model;
 pub mod named;
 pub mod random;
+pub mod report;
 pub mod request;
 pub mod scheduler;
 pub mod time;

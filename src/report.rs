@@ -1,0 +1,20 @@
+//! Results as bytes: tables for people, JSON and CSV for programs.
+//!
+//! Nothing here opens a file or prints: exporters return bytes or write to a writer that they are
+//! given. Nothing written holds a wall-clock figure, except the `simulator` object of
+//! [`json::run_object`].
+
+pub mod csv;
+pub mod json;
+pub mod listing;
+pub mod plot_data;
+pub mod requests;
+pub mod steps;
+pub mod style;
+pub mod summary_table;
+
+pub use json::SimulatorFigures;
+pub use listing::Listing;
+pub use requests::RequestsCsv;
+pub use steps::StepsCsv;
+pub use style::Style;

@@ -1,0 +1,160 @@
+//! `requests.csv`: one row per request, with raw instants and what is computed from them.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use crate::engine::observer::{Observer, RequestRecord};
+use crate::metrics::slo::tpot;
+use crate::time::{SimDuration, SimTime};
+
+/// Instants in nanoseconds since the start of the run, so that they are exact; latencies in
+/// milliseconds. A field is empty where the request did not get that far.
+pub const REQUESTS_HEADER: &str = "seed,request,client,replica,priority,outcome,prompt_tokens,\
+output_tokens,cached_tokens,preemptions,arrival_ns,first_scheduled_ns,first_token_ns,ended_ns,\
+queue_ms,ttft_ms,tpot_ms,e2el_ms,normalized_latency_ms\n";
+
+/// Writes a row as each request ends, so that memory does not grow with their number.
+#[derive(Debug)]
+pub struct RequestsCsv<W> {
+    seed: u64,
+    writer: W,
+    /// The first failure; nothing is written after it.
+    error: Option<io::Error>,
+    line: String,
+}
+
+impl<W: Write> RequestsCsv<W> {
+    /// Rows only: the header is the caller's, who may write several runs one after the other.
+    pub const fn new(seed: u64, writer: W) -> Self {
+        Self { seed, writer, error: None, line: String::new() }
+    }
+
+    /// Flushes and gives the writer back, or the first failure of any row.
+    pub fn finish(mut self) -> io::Result<W> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        self.writer.flush()?;
+        Ok(self.writer)
+    }
+}
+
+impl<W: Write> Observer for RequestsCsv<W> {
+    fn on_request(&mut self, r: &RequestRecord) {
+        if self.error.is_some() {
+            return;
+        }
+        self.line.clear();
+        row(&mut self.line, self.seed, r);
+        self.error = self.writer.write_all(self.line.as_bytes()).err();
+    }
+}
+
+fn row(line: &mut String, seed: u64, r: &RequestRecord) {
+    let instant = |at: Option<SimTime>| Field(at.map(|at| at.as_nanos()));
+    let latency = |span: Option<SimDuration>| Field(span.map(|span| span.as_nanos() as f64 / 1e6));
+    let per_token =
+        (r.output_tokens > 0).then(|| r.e2e().as_nanos() as f64 / 1e6 / f64::from(r.output_tokens));
+    writeln!(
+        line,
+        "{seed},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+        r.uid,
+        r.client,
+        r.replica,
+        r.priority,
+        r.outcome.name(),
+        r.prompt_tokens,
+        r.output_tokens,
+        r.cached_tokens,
+        r.preemptions,
+        r.arrival.as_nanos(),
+        instant(r.first_scheduled),
+        instant(r.first_token),
+        r.ended.as_nanos(),
+        latency(r.queue()),
+        latency(r.ttft()),
+        latency(tpot(r)),
+        latency(Some(r.e2e())),
+        Field(per_token),
+    )
+    .expect("a String takes any text");
+}
+
+/// A value, or nothing.
+struct Field<T>(Option<T>);
+
+impl<T: std::fmt::Display> std::fmt::Display for Field<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |value| value.fmt(f))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::observer::Outcome;
+    use crate::request::FinishReason;
+
+    fn record() -> RequestRecord {
+        RequestRecord {
+            uid: 7,
+            client: 2,
+            replica: 1,
+            priority: 0,
+            arrival: SimTime::from_nanos(1_000_000),
+            first_scheduled: Some(SimTime::from_nanos(3_000_000)),
+            first_token: Some(SimTime::from_nanos(51_000_000)),
+            ended: SimTime::from_nanos(151_000_000),
+            prompt_tokens: 100,
+            output_tokens: 6,
+            cached_tokens: 16,
+            preemptions: 0,
+            outcome: Outcome::Ended(FinishReason::Length),
+        }
+    }
+
+    fn written(records: &[RequestRecord]) -> String {
+        let mut csv = RequestsCsv::new(1, REQUESTS_HEADER.as_bytes().to_vec());
+        records.iter().for_each(|record| csv.on_request(record));
+        String::from_utf8(csv.finish().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_row_has_the_instants_and_what_follows_from_them() {
+        let text = written(&[record()]);
+        let row = text.lines().nth(1).unwrap();
+        let instants = "1000000,3000000,51000000,151000000";
+        assert_eq!(row, format!("1,7,2,1,0,length,100,6,16,0,{instants},2,50,20,150,25"));
+    }
+
+    #[test]
+    fn a_request_that_never_ran_has_empty_fields() {
+        let mut refused = record();
+        refused.first_scheduled = None;
+        refused.first_token = None;
+        refused.output_tokens = 0;
+        refused.outcome = Outcome::Ended(FinishReason::Refused);
+        let text = written(&[refused]);
+        let row = text.lines().nth(1).unwrap();
+        assert!(row.contains(",refused,") && row.ends_with(",,,151000000,,,,150,"), "{row}");
+        let commas = |line: &str| line.matches(',').count();
+        assert_eq!(commas(row), commas(text.lines().next().unwrap()));
+    }
+
+    #[test]
+    fn the_first_failure_to_write_is_kept_until_the_end() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut csv = RequestsCsv::new(1, Full);
+        csv.on_request(&record());
+        csv.on_request(&record());
+        assert_eq!(csv.finish().err().map(|e| e.kind()), Some(io::ErrorKind::StorageFull));
+    }
+}
