@@ -5,6 +5,7 @@ pub mod cost;
 pub mod engine;
 pub mod engine_name;
 pub mod hardware;
+pub mod kv_cache;
 pub mod metrics;
 pub mod model;
 pub mod named;

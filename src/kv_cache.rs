@@ -1,0 +1,3 @@
+//! KV-cache memory: how much of it a deployment has.
+
+pub mod memory_plan;
