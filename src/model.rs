@@ -135,16 +135,19 @@ impl ModelConfig {
         if tp == 0 {
             return Some("it must be at least 1".into());
         }
-        let ffn = self.moe.as_ref().map_or(self.intermediate_size, |m| m.expert_intermediate_size);
+        let dense = match &self.moe {
+            Some(moe) if moe.moe_layers == self.num_hidden_layers => None,
+            _ => Some(self.intermediate_size),
+        };
+        let experts = self.moe.as_ref().map(|moe| moe.expert_intermediate_size);
+        let uneven = dense.into_iter().chain(experts).find(|ffn| !ffn.is_multiple_of(tp));
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
         if !heads.is_multiple_of(tp) {
             Some(format!("{heads} attention heads are not a multiple of {tp}"))
         } else if !kv_heads.is_multiple_of(tp) && !tp.is_multiple_of(kv_heads) {
             Some(format!("{kv_heads} KV heads are neither a multiple nor a divisor of {tp}"))
-        } else if !ffn.is_multiple_of(tp) {
-            Some(format!("the MLP's {ffn} columns are not a multiple of {tp}"))
         } else {
-            None
+            uneven.map(|ffn| format!("the MLP's {ffn} columns are not a multiple of {tp}"))
         }
     }
 

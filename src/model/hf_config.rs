@@ -233,7 +233,9 @@ impl Fields<'_> {
             let group = number("group_size").or_else(|| number("q_group_size")).unwrap_or(128);
             if bits != 4 || group != 128 {
                 let feature = format!("{format} with {bits} bits in groups of {group}");
-                return Err(self.unsupported(feature, "4 bits in groups of 128 are; or see README"));
+                return Err(
+                    self.unsupported(feature, "use a checkpoint with 4 bits in groups of 128")
+                );
             }
         }
         Ok(format)
