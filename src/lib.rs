@@ -12,6 +12,7 @@ pub mod named;
 pub mod random;
 pub mod report;
 pub mod request;
+pub mod scenario;
 pub mod scheduler;
 pub mod time;
 pub mod units;

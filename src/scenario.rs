@@ -1,0 +1,191 @@
+//! Scenarios: a deployment, a workload and what to measure, valid by construction.
+//!
+//! A scenario comes from a TOML file, from flags, or from both. Four passes turn text into a
+//! [`Scenario`] and collect everything that is wrong instead of stopping at the first error:
+//!
+//! 1. `document`: text -> a tree in which each key and value knows its place; all syntax errors.
+//! 2. `overrides`: flags replace values in the tree.
+//! 3. `shape`: the tree against the JSON Schema; unknown keys, types, units, bounds.
+//! 4. `validate`: what one key means for another; names against catalogues; data files.
+//!
+//! Only [`load`] reads files, and only through [`ReadFile`]. What comes out needs no further
+//! checks: the engine has no "invalid configuration" error.
+
+pub mod defaults;
+pub mod diagnostic;
+mod document;
+mod lengths;
+mod load;
+mod overrides;
+mod raw;
+mod refused;
+pub mod schema;
+pub mod settings;
+mod shape;
+mod validate;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::engine_name::EngineName;
+use crate::hardware::{Gpu, InstanceType, Price};
+use crate::model::{KvCacheDtype, ModelConfig, WeightPrecision};
+use crate::named::named_enum;
+use crate::time::SimDuration;
+use crate::units::UsdPerHour;
+
+pub use defaults::EffectiveSettings;
+pub use diagnostic::Diagnostics;
+pub use lengths::LengthPair;
+pub use load::{
+    DEFAULT_SCENARIO, DiskFiles, MemoryFiles, ReadFile, Source, embedded, embedded_names, load,
+    open,
+};
+pub use overrides::Override;
+pub use settings::EngineSettings;
+
+/// What to simulate, complete and consistent. As JSON it has the keys of the file, with the
+/// defaults filled in.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Scenario {
+    pub name: String,
+    pub model: ModelConfig,
+    pub precision: WeightPrecision,
+    pub kv_cache_dtype: KvCacheDtype,
+    pub hardware: HardwareSpec,
+    pub engine: EngineSpec,
+    pub workload: WorkloadSpec,
+    pub measure: MeasureSpec,
+    /// What was assumed where the scenario says nothing, and what is probably not meant.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HardwareSpec {
+    pub instance: InstanceType,
+    /// `None` for a machine of one's own without a price.
+    pub price: Option<PriceSpec>,
+    /// The environment whose measured profile applies, or `auto`.
+    pub deployment: String,
+}
+
+impl HardwareSpec {
+    pub fn gpu(&self) -> &Gpu {
+        &self.instance.gpu
+    }
+}
+
+/// What the whole machine costs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PriceSpec {
+    pub usd: UsdPerHour,
+    /// The catalogue's entry with region, date and source; `None` for the scenario's own price.
+    pub catalogue: Option<Price>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EngineSpec {
+    pub name: EngineName,
+    pub tensor_parallel_size: u32,
+    pub replicas: u32,
+    /// What the scenario sets.
+    pub settings: EngineSettings,
+    /// What the engine then runs with.
+    pub effective: EffectiveSettings,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct WorkloadSpec {
+    pub arrivals: ArrivalSpec,
+    pub lengths: LengthSpec,
+    /// When clients stop sending. At least one of this and `num_requests` is set; with both, what
+    /// comes first.
+    pub duration: Option<SimDuration>,
+    pub num_requests: Option<u64>,
+    pub seed: u64,
+    /// Whether the system serves what is in flight when arrivals stop; never so in a closed loop
+    /// with a duration.
+    pub drain: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum ArrivalSpec {
+    /// Each client sends its next request `think_time` after its last answer.
+    ClosedLoop { clients: u32, think_time: SimDuration },
+    /// Equal gaps; `request_rate` per second, above zero.
+    Constant { request_rate: f64 },
+    /// Exponential gaps.
+    Poisson { request_rate: f64 },
+}
+
+impl ArrivalSpec {
+    pub const fn is_closed_loop(&self) -> bool {
+        matches!(self, Self::ClosedLoop { .. })
+    }
+}
+
+named_enum! {
+    /// How requests take their lengths from the list of pairs.
+    pub enum Order as "order" {
+        /// Each client walks its own random permutation, round and round; in an open loop there is
+        /// one client.
+        PerClientShuffle = "per-client-shuffle",
+        /// One random permutation, walked by all clients together.
+        Shuffle = "shuffle",
+        /// The order of the file, walked by all clients together.
+        InOrder = "in-order",
+        /// Each request draws a pair at random, with replacement.
+        Sample = "sample",
+    }
+}
+
+/// Prompt and output lengths; a fixed length is a list of one.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LengthSpec {
+    /// The embedded data set or the file, or `fixed`.
+    pub name: String,
+    /// Never empty.
+    #[serde(serialize_with = "lengths::summarise")]
+    pub pairs: Arc<[LengthPair]>,
+    pub order: Order,
+}
+
+named_enum! {
+    /// Whose definitions the summary follows.
+    pub enum Convention as "convention" {
+        Vllm = "vllm",
+        RedHat2023 = "redhat-2023",
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MeasureSpec {
+    pub warm_up: SimDuration,
+    pub convention: Convention,
+    pub slo: Option<SloSpec>,
+    /// Repetitions, with seeds `seed`, `seed + 1`, ...
+    pub seeds: u32,
+}
+
+/// Latency targets; at least one is set.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SloSpec {
+    pub ttft: Option<SimDuration>,
+    pub tpot: Option<SimDuration>,
+    pub e2el: Option<SimDuration>,
+    /// Above 0, at most 100.
+    pub percentile: f64,
+}
+
+#[cfg(test)]
+mod tests;

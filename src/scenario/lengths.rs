@@ -1,0 +1,297 @@
+//! Lists of prompt and output lengths: CSV text -> pairs, or the lines that are wrong.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use include_dir::{Dir, include_dir};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use super::diagnostic::{Diagnostic, SourceId, Span};
+
+static DATA: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/scenarios/data");
+
+/// Tokens of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LengthPair {
+    pub input: u32,
+    pub output: u32,
+}
+
+/// Names of the embedded data sets.
+pub fn dataset_names() -> impl Iterator<Item = &'static str> {
+    DATA.files().filter_map(|file| file.path().file_name()?.to_str()?.strip_suffix(".csv"))
+}
+
+/// The text of an embedded data set.
+pub fn dataset(name: &str) -> Option<&'static [u8]> {
+    DATA.get_file(format!("{name}.csv")).map(|file| file.contents())
+}
+
+/// Pairs of columns that hold prompt and output lengths, by the tools that write them: this
+/// project, our count of llm-load-test's OpenOrca subset (outputs there are forced to
+/// `max_new_tokens`), llm-load-test's JSON fields of 2023, and those of 2024.
+const COLUMNS: [(&str, &str); 4] = [
+    ("input_tokens", "output_tokens"),
+    ("llama2_input_tokens", "max_new_tokens"),
+    ("prompt_len", "max_new_tokens"),
+    ("tok_input_length", "tok_output_length"),
+];
+
+/// Longest prompt or output; the limit of a model's positions (`max_position_embeddings`).
+const MAX_TOKENS: u32 = 1 << 30;
+
+/// Reports beyond this many lines are noise: a wrong file is wrong everywhere.
+const MAX_ERRORS: usize = 10;
+
+/// Reads a CSV with a header line. `#` starts a comment line.
+pub fn parse(source: SourceId, text: &str) -> Result<Arc<[LengthPair]>, Vec<Diagnostic>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .comment(Some(b'#'))
+        .from_reader(text.as_bytes());
+    let at = |range: Range<usize>| Span::new(source, range);
+    let whole_line = |start: usize| {
+        let line = text[start..].split(['\n', '\r']).next().unwrap_or("");
+        at(start..start + line.len())
+    };
+
+    let header =
+        match reader.headers() {
+            Ok(header) if !header.is_empty() => header.clone(),
+            _ => {
+                return Err(vec![Diagnostic::new("the data set is empty").within(source).help(
+                    "it needs a header line input_tokens,output_tokens and at least one row",
+                )]);
+            }
+        };
+    let column = |name: &str| header.iter().position(|field| field.eq_ignore_ascii_case(name));
+    let Some((input, output)) =
+        COLUMNS.iter().find_map(|(input, output)| Some((column(input)?, column(output)?)))
+    else {
+        let start = header.position().map_or(0, |p| usize::try_from(p.byte()).unwrap_or(0));
+        let start = start.min(text.len());
+        let start =
+            start + text[start..].len() - text[start..].trim_start_matches('\u{feff}').len();
+        let known = COLUMNS.map(|(input, output)| format!("{input},{output}")).join("; ");
+        return Err(vec![
+            Diagnostic::new("the data set has no columns of lengths")
+                .at(whole_line(start), "columns found")
+                .help(format!("name the columns input_tokens,output_tokens (also known: {known})")),
+        ]);
+    };
+
+    let mut pairs = Vec::new();
+    let mut errors = Vec::new();
+    for record in reader.records() {
+        if errors.len() >= MAX_ERRORS {
+            break;
+        }
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                errors.push(
+                    Diagnostic::new(format!("the data set is not CSV: {error}")).within(source),
+                );
+                break;
+            }
+        };
+        let start = record.position().map_or(0, |p| usize::try_from(p.byte()).unwrap_or(0));
+        let start = skip_blank(text, start);
+        let tokens = |index: usize, errors: &mut Vec<Diagnostic>| {
+            let name = &header[index];
+            let Some(field) = record.get(index) else {
+                errors.push(
+                    Diagnostic::new(format!("a row has no `{name}`"))
+                        .at(
+                            whole_line(start),
+                            format!("{} of {} columns", record.len(), header.len()),
+                        )
+                        .help("each row needs all columns of the header; is the file complete?"),
+                );
+                return None;
+            };
+            match field.parse::<u32>() {
+                Ok(n) if (1..=MAX_TOKENS).contains(&n) => Some(n),
+                parsed => {
+                    let label = match parsed {
+                        Ok(0) => "zero tokens".into(),
+                        Ok(_) => "more tokens than any model takes".into(),
+                        Err(_) if field.is_empty() => "nothing".into(),
+                        Err(_) => format!("{:?} is no whole number", shorten(field)),
+                    };
+                    errors.push(
+                        Diagnostic::new(format!("`{name}` is not a number of tokens"))
+                            .at(at(field_range(text, start, index)), label)
+                            .help(format!("write a whole number from 1 to {MAX_TOKENS}")),
+                    );
+                    None
+                }
+            }
+        };
+        let (input, output) = (tokens(input, &mut errors), tokens(output, &mut errors));
+        if let (Some(input), Some(output)) = (input, output) {
+            pairs.push(LengthPair { input, output });
+        }
+    }
+    if errors.is_empty() && pairs.is_empty() {
+        errors.push(
+            Diagnostic::new("the data set is empty")
+                .within(source)
+                .note("it has a header line and no rows")
+                .help("add at least one row of two numbers"),
+        );
+    }
+    if errors.is_empty() { Ok(pairs.into()) } else { Err(errors) }
+}
+
+/// The reader counts blank and comment lines to the record after them.
+fn skip_blank(text: &str, start: usize) -> usize {
+    let mut start = start.min(text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    loop {
+        let rest = &text[start..];
+        let blank = rest.len() - rest.trim_start_matches(['\n', '\r']).len();
+        start += blank;
+        match text[start..].strip_prefix('#') {
+            Some(comment) => start += 1 + comment.find('\n').unwrap_or(comment.len()),
+            None => return start,
+        }
+    }
+}
+
+/// Where field `index` of the record at `start` stands, quotes included; surrounding blanks not.
+fn field_range(text: &str, start: usize, index: usize) -> Range<usize> {
+    let (mut field, mut begin, mut quoted) = (0, start, false);
+    let mut end = text.len();
+    for (offset, c) in text[start..].char_indices() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted && field == index => {
+                end = start + offset;
+                break;
+            }
+            ',' if !quoted => {
+                field += 1;
+                begin = start + offset + 1;
+            }
+            '\n' | '\r' if !quoted => {
+                end = start + offset;
+                break;
+            }
+            _ => {}
+        }
+    }
+    let raw = &text[begin.min(end)..end];
+    let begin = begin.min(end) + raw.len() - raw.trim_start().len();
+    begin..begin + raw.trim().len()
+}
+
+fn shorten(text: &str) -> String {
+    let mut short: String = text.chars().take(40).collect();
+    if short.len() < text.len() {
+        short.push_str("...");
+    }
+    short
+}
+
+/// A list may have millions of pairs: JSON gets its size and its means.
+pub fn summarise<S: Serializer>(pairs: &Arc<[LengthPair]>, ser: S) -> Result<S::Ok, S::Error> {
+    let count = pairs.len().max(1) as f64;
+    let mean = |get: fn(&LengthPair) -> u32| {
+        pairs.iter().map(|pair| f64::from(get(pair))).sum::<f64>() / count
+    };
+    let max = |get: fn(&LengthPair) -> u32| pairs.iter().map(get).max().unwrap_or(0);
+    let mut out = ser.serialize_struct("Lengths", 5)?;
+    out.serialize_field("count", &pairs.len())?;
+    out.serialize_field("mean-input", &mean(|pair| pair.input))?;
+    out.serialize_field("mean-output", &mean(|pair| pair.output))?;
+    out.serialize_field("max-input", &max(|pair| pair.input))?;
+    out.serialize_field("max-output", &max(|pair| pair.output))?;
+    out.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::diagnostic::{Diagnostics, Sources};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<Vec<(u32, u32)>, String> {
+        let mut sources = Sources::default();
+        let id = sources.add("lengths.csv", text);
+        match parse(id, text) {
+            Ok(pairs) => Ok(pairs.iter().map(|pair| (pair.input, pair.output)).collect()),
+            Err(list) => Err(Diagnostics::new(sources, list).render(false)),
+        }
+    }
+
+    #[test]
+    fn columns_are_found_by_name_in_any_order() {
+        assert_eq!(read("id,output_tokens,input_tokens\na,2,1\n"), Ok(vec![(1, 2)]));
+        assert_eq!(read("llama2_input_tokens,max_new_tokens\n313,8\n"), Ok(vec![(313, 8)]));
+        assert_eq!(read("\u{feff}Input_Tokens , Output_Tokens\r\n 5 , 6 \r\n"), Ok(vec![(5, 6)]));
+        assert_eq!(read("# from a log\ninput_tokens,output_tokens\n\n# x\n5,6"), Ok(vec![(5, 6)]));
+    }
+
+    #[test]
+    fn the_embedded_openorca_set_is_that_of_the_published_runs() {
+        let text = std::str::from_utf8(dataset("openorca-006").unwrap()).unwrap();
+        let pairs = read(text).unwrap();
+        assert_eq!(pairs.len(), 32);
+        assert_eq!(pairs.iter().map(|pair| pair.1).sum::<u32>(), 3093);
+        assert_eq!(pairs.iter().map(|pair| pair.0).max(), Some(1688));
+        assert_eq!(pairs.iter().map(|pair| pair.1).max(), Some(377));
+    }
+
+    #[test]
+    fn text_in_a_number_column_is_shown_with_its_line_and_column() {
+        let error = read("input_tokens,output_tokens\n10,20\n30,many\n0,5\n").unwrap_err();
+        let expected = "\
+error: `output_tokens` is not a number of tokens
+ --> lengths.csv:3:4
+  |
+3 | 30,many
+  |    ^^^^ \"many\" is no whole number
+  |
+  = help: write a whole number from 1 to 1073741824
+
+error: `input_tokens` is not a number of tokens
+ --> lengths.csv:4:1
+  |
+4 | 0,5
+  | ^ zero tokens
+  |
+  = help: write a whole number from 1 to 1073741824";
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn the_caret_is_right_behind_quotes_blanks_and_comments() {
+        let error = read("input_tokens,note,output_tokens\n# x,y\n\n1,\"a, b\", x \n").unwrap_err();
+        assert!(error.contains("lengths.csv:4:11"), "{error}");
+    }
+
+    #[test]
+    fn empty_and_truncated_files_say_so() {
+        assert!(read("").unwrap_err().contains("the data set is empty"));
+        assert!(read("input_tokens,output_tokens\n").unwrap_err().contains("no rows"));
+        assert!(read("a,b\n1,2\n").unwrap_err().contains("no columns of lengths"));
+        let error = read("input_tokens,output_tokens\n1,2\n3").unwrap_err();
+        assert!(
+            error.contains("a row has no `output_tokens`") && error.contains(":3:1"),
+            "{error}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "[\\x00-\\x7f\u{feff}é]{0,200}") {
+            let _ = read(&text);
+            let _ = read(&format!("input_tokens,output_tokens\n{text}"));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! From a file and flags to a [`Scenario`]: the passes in order, and the only access to files.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use include_dir::{Dir, include_dir};
+
+use super::diagnostic::{Diagnostic, Diagnostics, Sources};
+use super::document::{self, Table};
+use super::raw::RawScenario;
+use super::{Override, Scenario, overrides, shape, validate};
+use crate::named::nearest;
+
+/// Access to files, so that everything else is a function of its arguments.
+pub trait ReadFile {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+}
+
+/// The file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskFiles;
+
+/// Larger than any list of lengths that is of use, and small enough to hold.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+impl ReadFile for DiskFiles {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = std::fs::File::open(path)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(io::Error::other("the file is larger than 1 GiB"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Files that exist only in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryFiles(pub BTreeMap<PathBuf, Vec<u8>>);
+
+impl ReadFile for MemoryFiles {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Where a scenario's keys come from, before flags.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file and its text; paths inside it are relative to its folder.
+    File { path: PathBuf, text: Vec<u8> },
+    /// Flags only.
+    Flags,
+}
+
+impl Source {
+    pub fn file(path: impl Into<PathBuf>, text: impl Into<Vec<u8>>) -> Self {
+        Self::File { path: path.into(), text: text.into() }
+    }
+}
+
+static SCENARIOS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/scenarios");
+
+/// The scenario that runs when none is named.
+pub const DEFAULT_SCENARIO: &str = "redhat/llama-2-7b-g5.2xlarge";
+
+/// The embedded scenario of this name, such as `redhat/llama-2-7b-g5.2xlarge`; `scenarios/` in front
+/// and `.toml` behind may be there or not.
+pub fn embedded(name: &str) -> Option<Source> {
+    let name = name.strip_prefix("scenarios/").unwrap_or(name);
+    let name = name.strip_suffix(".toml").unwrap_or(name);
+    let file = SCENARIOS.get_file(format!("{name}.toml"))?;
+    Some(Source::file(format!("scenarios/{name}.toml"), file.contents()))
+}
+
+/// Names of the embedded scenarios, in alphabetical order.
+pub fn embedded_names() -> Vec<String> {
+    fn collect(dir: &Dir<'_>, out: &mut Vec<String>) {
+        for file in dir.files() {
+            if let Some(name) = file.path().to_str().and_then(|name| name.strip_suffix(".toml")) {
+                out.push(name.replace('\\', "/"));
+            }
+        }
+        dir.dirs().for_each(|dir| collect(dir, out));
+    }
+    let mut names = Vec::new();
+    collect(&SCENARIOS, &mut names);
+    names.sort();
+    names
+}
+
+/// The scenario that a user names: a file, or else an embedded scenario.
+pub fn open(name: &str, files: &dyn ReadFile) -> Result<Source, Diagnostics> {
+    match files.read(Path::new(name)) {
+        Ok(text) => Ok(Source::file(name, text)),
+        Err(error) => embedded(name).ok_or_else(|| {
+            let names = embedded_names();
+            let near = nearest(name.trim_end_matches(".toml"), names.iter().map(String::as_str));
+            let help = match near {
+                Some(near) => format!("an embedded scenario has a similar name: {near}"),
+                None => "give the path of a file, or a name of `servesim list scenarios`".into(),
+            };
+            Diagnostics::without_place(format!("cannot read the scenario {name:?}: {error}"), help)
+        }),
+    }
+}
+
+/// Reads, overrides, checks: a scenario, or everything that is wrong with it.
+pub fn load(
+    source: Source,
+    overrides: &[Override],
+    files: &dyn ReadFile,
+) -> Result<Scenario, Diagnostics> {
+    let mut sources = Sources::default();
+    let mut errors = Vec::new();
+    let (mut table, file, folder) = match source {
+        Source::Flags => (Table::default(), None, PathBuf::new()),
+        Source::File { path, text } => {
+            let name = path.display().to_string();
+            let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+            match String::from_utf8(text) {
+                Ok(text) => {
+                    let id = sources.add(name, text);
+                    let (table, problems) = document::parse(id, sources.text(id));
+                    errors.extend(problems);
+                    (table, Some(id), folder)
+                }
+                Err(error) => return Err(not_text(name, &error)),
+            }
+        }
+    };
+    let readable = errors.is_empty();
+    overrides::apply(&mut table, file, overrides, &mut sources, &mut errors);
+    let taken = shape::check(&mut table, &mut errors);
+    // What a broken text seems to say is no basis for more: the rest would report what the parser
+    // lost as missing.
+    if !readable {
+        return Err(Diagnostics::new(sources, errors));
+    }
+    let raw = match serde_json::from_value::<RawScenario>(table.to_json()) {
+        Ok(raw) => raw,
+        Err(error) => {
+            // The schema check takes out all that the structs refuse, unless the two disagree.
+            errors.push(Diagnostic::new(format!("the scenario cannot be read: {error}")));
+            return Err(Diagnostics::new(sources, errors));
+        }
+    };
+    let context = validate::Context {
+        table: &table,
+        taken: &taken,
+        file,
+        folder: &folder,
+        files,
+        sources: &mut sources,
+        errors: &mut errors,
+    };
+    match validate::scenario(raw, context) {
+        Some(scenario) if errors.is_empty() => Ok(scenario),
+        _ => Err(Diagnostics::new(sources, errors)),
+    }
+}
+
+fn not_text(name: String, error: &std::string::FromUtf8Error) -> Diagnostics {
+    let at = error.utf8_error().valid_up_to();
+    let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    Diagnostics::without_place(
+        format!("{name} is not UTF-8 text: byte {at}, in line {line}"),
+        "give a TOML file, saved as UTF-8",
+    )
+}

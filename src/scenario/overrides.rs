@@ -1,0 +1,305 @@
+//! Flags that replace keys of the file, before anything is checked.
+//!
+//! A flag becomes a node of the tree like any line of the file, with its own text to point at. What
+//! it replaces, and what excludes it (another kind of arrivals, the old instance's price), goes.
+
+use super::diagnostic::{Diagnostic, SourceId, Sources, Span};
+use super::document::{self, Node, Table, Value};
+use super::schema;
+use crate::engine_name::{EngineFamily, EngineName};
+
+/// One flag: a dotted key of the scenario, its value, and how the user wrote it.
+///
+/// A key `engine.*.KEY` goes to the table of the engine's family, under that family's name for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    key: String,
+    value: String,
+    /// As on the command line.
+    text: String,
+    /// Byte of `text` at which the key stands, for `--set`; named flags are their own key.
+    key_at: Option<usize>,
+    /// Byte of `text` at which the value stands; a switch has none.
+    value_at: Option<usize>,
+}
+
+impl Override {
+    /// `--set KEY=VALUE`. The value is TOML; a bare word is text.
+    pub fn set(assignment: &str) -> Self {
+        const FLAG: &str = "--set ";
+        let text = format!("{FLAG}{assignment}");
+        // Without `=` there is no value, which is reported with the other problems.
+        let (key, value) = assignment.split_once('=').unwrap_or((assignment, ""));
+        let value_at = assignment
+            .find('=')
+            .map(|at| FLAG.len() + at + 1 + value.len() - value.trim_start().len());
+        Self {
+            key: key.trim().to_owned(),
+            value: value.trim().to_owned(),
+            text,
+            key_at: Some(FLAG.len() + key.len() - key.trim_start().len()),
+            value_at,
+        }
+    }
+
+    /// A named flag with a value, such as `--tp 4`.
+    pub fn flag(flag: &str, key: &str, value: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            value: value.trim().to_owned(),
+            text: format!("{flag} {value}"),
+            key_at: None,
+            value_at: Some(flag.len() + 1 + value.len() - value.trim_start().len()),
+        }
+    }
+
+    /// A named flag without a value, such as `--no-enable-prefix-caching`.
+    pub fn switch(flag: &str, key: &str, on: bool) -> Self {
+        Self {
+            key: key.to_owned(),
+            value: on.to_string(),
+            text: flag.to_owned(),
+            key_at: None,
+            value_at: None,
+        }
+    }
+}
+
+/// Keys of which one replaces the others: setting the first by a flag drops the others' lines.
+const EXCLUSIVE: &[(&str, &[&str])] = &[
+    ("model.name", &["model.config"]),
+    ("model.config", &["model.name"]),
+    // A pinned price is that of the machine it was pinned for.
+    (
+        "hardware.instance",
+        &["hardware.gpu", "hardware.num-gpus", "hardware.price", "hardware.price-list"],
+    ),
+    ("hardware.gpu", &["hardware.instance", "hardware.price", "hardware.price-list"]),
+    ("hardware.num-gpus", &["hardware.price"]),
+    ("hardware.price-kind", &["hardware.price"]),
+    ("hardware.price-list", &["hardware.price"]),
+    ("workload.closed-loop", &["workload.constant", "workload.poisson", "workload.drain"]),
+    ("workload.constant", &["workload.closed-loop", "workload.poisson"]),
+    ("workload.poisson", &["workload.closed-loop", "workload.constant"]),
+    ("workload.duration", &["workload.num-requests"]),
+    ("workload.num-requests", &["workload.duration"]),
+    ("workload.lengths.dataset", &["workload.lengths.fixed"]),
+    ("workload.lengths.fixed", &["workload.lengths.dataset"]),
+];
+
+/// A setting that several families have under different names: generic, then per family.
+const SHARED: &[(&str, &[(EngineFamily, &str)])] = &[
+    (
+        "max-model-len",
+        &[
+            (EngineFamily::Vllm, "max-model-len"),
+            (EngineFamily::Static, "max-model-len"),
+            (EngineFamily::Tgi, "max-total-tokens"),
+            (EngineFamily::Tgis, "max-sequence-length"),
+        ],
+    ),
+    (
+        "kv-cache-dtype",
+        &[
+            (EngineFamily::Vllm, "kv-cache-dtype"),
+            (EngineFamily::Static, "kv-cache-dtype"),
+            (EngineFamily::Tgi, "kv-cache-dtype"),
+        ],
+    ),
+    (
+        "gpu-memory-utilization",
+        &[
+            (EngineFamily::Vllm, "gpu-memory-utilization"),
+            (EngineFamily::Static, "gpu-memory-utilization"),
+            (EngineFamily::Tgi, "cuda-memory-fraction"),
+            (EngineFamily::Tgis, "cuda-process-memory-fraction"),
+        ],
+    ),
+    (
+        "max-num-seqs",
+        &[
+            (EngineFamily::Vllm, "max-num-seqs"),
+            (EngineFamily::Static, "batch-size"),
+            (EngineFamily::Tgi, "max-batch-size"),
+            (EngineFamily::Tgis, "max-batch-size"),
+        ],
+    ),
+    (
+        "max-num-batched-tokens",
+        &[
+            (EngineFamily::Vllm, "max-num-batched-tokens"),
+            (EngineFamily::Tgi, "max-batch-prefill-tokens"),
+        ],
+    ),
+    (
+        "enable-prefix-caching",
+        &[(EngineFamily::Vllm, "enable-prefix-caching"), (EngineFamily::Tgi, "prefix-caching")],
+    ),
+    (
+        "enable-chunked-prefill",
+        &[(EngineFamily::Vllm, "enable-chunked-prefill"), (EngineFamily::Tgi, "prefill-chunking")],
+    ),
+    ("block-size", &[(EngineFamily::Vllm, "block-size")]),
+];
+
+const ANY_FAMILY: &str = "engine.*.";
+
+/// Applies the flags in order; the last one for a key wins.
+pub fn apply(
+    table: &mut Table,
+    file: Option<SourceId>,
+    overrides: &[Override],
+    sources: &mut Sources,
+    errors: &mut Vec<Diagnostic>,
+) {
+    // The engine's name decides where `engine.*` goes, wherever among the flags it stands.
+    let (names, rest): (Vec<_>, Vec<_>) =
+        overrides.iter().partition(|flag| flag.key == "engine.name");
+    for flag in names.into_iter().chain(rest) {
+        let source = sources.add("command line", flag.text.as_str());
+        apply_one(table, file, flag, source, errors);
+    }
+}
+
+fn apply_one(
+    table: &mut Table,
+    file: Option<SourceId>,
+    flag: &Override,
+    source: SourceId,
+    errors: &mut Vec<Diagnostic>,
+) {
+    let whole = Span::new(source, 0..flag.text.len());
+    if flag.key_at.is_some() && flag.value_at.is_none() {
+        errors.push(
+            Diagnostic::new("--set needs a key and a value")
+                .at(whole, "no `=` here")
+                .help("write --set workload.closed-loop.clients=20"),
+        );
+        return;
+    }
+    let Some(key) = family_key(table, flag, &whole, errors) else { return };
+    let parts: Vec<&str> = key.split('.').map(str::trim).collect();
+    // No key of a scenario lies deeper than four tables.
+    if parts.len() > 8 || parts.iter().any(|part| part.is_empty()) {
+        errors.push(
+            Diagnostic::new("this is not a key")
+                .at(whole, "keys are words joined by dots")
+                .help("write --set workload.closed-loop.clients=20"),
+        );
+        return;
+    }
+    let value_span = match flag.value_at {
+        Some(at) => Span::new(source, at..at + flag.value.len()),
+        None => whole.clone(),
+    };
+    let value = match value(&parts.join("."), flag, source) {
+        Ok(value) => value,
+        Err(problems) => {
+            errors.extend(problems);
+            return;
+        }
+    };
+
+    drop_excluded(table, file, &parts, &value);
+    let key_span = |index: usize| match flag.key_at {
+        None => Span::new(source, 0..flag.text.split(' ').next().map_or(0, str::len)),
+        Some(at) => {
+            let before: usize = key.split('.').take(index).map(|part| part.len() + 1).sum();
+            let length = key.split('.').nth(index).map_or(0, str::len);
+            Span::new(source, at + before..at + before + length)
+        }
+    };
+    let last = parts.len() - 1;
+    let mut here = table;
+    for (index, part) in parts[..last].iter().enumerate() {
+        if !matches!(here.get(part), Some(Node { value: Value::Table(_), .. })) {
+            let node = Node {
+                key_span: key_span(index),
+                span: value_span.clone(),
+                value: Value::Table(Table::default()),
+            };
+            here.insert(part, node);
+        }
+        here = match here.get_mut(part) {
+            Some(Node { value: Value::Table(table), .. }) => table,
+            _ => unreachable!("a table was put there"),
+        };
+    }
+    here.insert(parts[last], Node { key_span: key_span(last), span: value_span, value });
+}
+
+/// The key with `engine.*` resolved; `None` if the engine has nothing of the kind.
+fn family_key(
+    table: &Table,
+    flag: &Override,
+    whole: &Span,
+    errors: &mut Vec<Diagnostic>,
+) -> Option<String> {
+    let Some(setting) = flag.key.strip_prefix(ANY_FAMILY) else { return Some(flag.key.clone()) };
+    let name = table.find("engine.name");
+    // A missing or unknown engine is reported by itself.
+    let engine: EngineName = match &name?.value {
+        Value::String(name) => name.parse().ok()?,
+        _ => return None,
+    };
+    let family = engine.family();
+    let Some((_, names)) = SHARED.iter().find(|(shared, _)| *shared == setting) else {
+        return Some(format!("engine.{family}.{setting}"));
+    };
+    if let Some((_, own)) = names.iter().find(|(of, _)| *of == family) {
+        return Some(format!("engine.{family}.{own}"));
+    }
+    let mut problem = Diagnostic::new(format!("{engine} has no setting `{setting}`"))
+        .at(whole.clone(), format!("not for the {family} engines"));
+    if let Some(node) = name {
+        problem = problem.because(node.span.clone(), "the engine");
+    }
+    let families: Vec<&str> = names.iter().map(|(family, _)| family.name()).collect();
+    errors.push(problem.help(format!("leave it out; it is for {}", families.join(", "))));
+    None
+}
+
+/// TOML where it looks like TOML, else the text itself: a shell eats quotes, and nobody should
+/// have to write them for a name.
+fn value(path: &str, flag: &Override, source: SourceId) -> Result<Value, Vec<Diagnostic>> {
+    let text = flag.value.as_str();
+    let at = flag.value_at.unwrap_or(0);
+    if text.starts_with(['"', '\'', '[', '{']) {
+        return document::parse_value(source, at, text);
+    }
+    let wants_text = schema::at_path(path).is_some_and(|schema| schema["type"] == "string");
+    if wants_text {
+        return Ok(Value::String(text.to_owned()));
+    }
+    match document::parse_value(source, at, text) {
+        Ok(value @ (Value::Integer(_) | Value::Float(_) | Value::Boolean(_))) => Ok(value),
+        _ => Ok(Value::String(text.to_owned())),
+    }
+}
+
+fn drop_excluded(table: &mut Table, file: Option<SourceId>, parts: &[&str], value: &Value) {
+    let path = parts.join(".");
+    let from_file = |table: &Table, path: &str| {
+        table.find(path).is_some_and(|node| Some(node.key_span.source) == file)
+    };
+    for (set, others) in EXCLUSIVE {
+        let sets =
+            path.strip_prefix(set).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        for other in others.iter().filter(|_| sets) {
+            if from_file(table, other) {
+                table.remove_path(other);
+            }
+        }
+    }
+    // Settings of another family's engine.
+    if let ("engine.name", Value::String(name)) = (path.as_str(), value)
+        && let Ok(engine) = name.parse::<EngineName>()
+    {
+        for family in EngineFamily::ALL.iter().filter(|family| **family != engine.family()) {
+            let other = format!("engine.{family}");
+            if from_file(table, &other) {
+                table.remove_path(&other);
+            }
+        }
+    }
+}

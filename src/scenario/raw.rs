@@ -1,0 +1,208 @@
+//! The scenario file as it is written: every key optional, nothing checked against anything else.
+//!
+//! The doc comments are the descriptions in the JSON Schema, and the attributes its types and
+//! bounds; `shape` checks a file against that schema before these structs are filled, so a key is
+//! described in one place only. Places in the text stay with the tree of `document`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::engine_name::EngineName;
+use crate::hardware::PriceKind;
+use crate::model::{DtypeSetting, WeightFormat};
+use crate::named::named_enum;
+use crate::time::SimDuration;
+use crate::units::UsdPerHour;
+
+use super::Order;
+use super::settings::{StaticSettings, TgiSettings, TgisSettings, VllmSettings};
+
+/// A servesim scenario: a deployment, a workload and what to measure.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawScenario {
+    /// What reports call the scenario (default: model, engine and instance).
+    pub name: Option<String>,
+    /// What is served.
+    pub model: RawModel,
+    /// What it is served on.
+    pub hardware: RawHardware,
+    /// What serves it.
+    pub engine: RawEngine,
+    /// What clients send, and when.
+    pub workload: RawWorkload,
+    /// What is measured, and how.
+    pub measure: RawMeasure,
+}
+
+/// The model and its precision.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawModel {
+    /// A preset (`servesim list models`).
+    pub name: Option<String>,
+    /// Path of a Hugging Face config.json, in place of `name`.
+    pub config: Option<String>,
+    /// Element type of activations and unquantised weights (default auto: the checkpoint's own;
+    /// float32 becomes float16).
+    pub dtype: Option<DtypeSetting>,
+    /// How the weights are stored (default: as the checkpoint says, else none).
+    pub quantize: Option<WeightFormat>,
+}
+
+/// The machine and its price.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawHardware {
+    /// An instance type by the cloud's own name (`servesim list instances`), or the path of an
+    /// instance file.
+    pub instance: Option<String>,
+    /// A GPU (`servesim list gpus`) in a machine of one's own, in place of `instance`, or the path
+    /// of a GPU file.
+    pub gpu: Option<String>,
+    /// How many of them (default 1; only with `gpu`).
+    #[schemars(range(min = 1, max = 64))]
+    pub num_gpus: Option<u32>,
+    /// Price of the whole machine, as in "1.212 USD/h" (default: the catalogue's newest).
+    pub price: Option<UsdPerHour>,
+    /// Which of the catalogue's prices (default on-demand).
+    pub price_kind: Option<PriceKind>,
+    /// A named price list, such as redhat-2024-01 (default: none).
+    pub price_list: Option<String>,
+    /// Environment whose measured profile of host, interconnect and engine applies (default auto).
+    pub deployment: Option<String>,
+}
+
+/// The engine and how it is spread over the GPUs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawEngine {
+    /// An engine and its generation (`servesim list engines`).
+    pub name: Option<EngineName>,
+    /// GPUs that share each layer (default 1). GPUs left idle are still paid for.
+    #[schemars(range(min = 1, max = 64))]
+    pub tensor_parallel_size: Option<u32>,
+    /// Independent copies of the engine on the machine (default 1).
+    #[schemars(range(min = 1, max = 64))]
+    pub replicas: Option<u32>,
+    /// Settings of tgis-2023 and tgis-2024.
+    pub tgis: Option<TgisSettings>,
+    /// Settings of tgi-v2 and tgi-v3.
+    pub tgi: Option<TgiSettings>,
+    /// Settings of vllm-0.2.7, vllm-0.4.2, vllm-0.13 and vllm-0.32.
+    pub vllm: Option<VllmSettings>,
+    /// Settings of static.
+    #[serde(rename = "static")]
+    pub static_batch: Option<StaticSettings>,
+}
+
+/// Arrivals, lengths and the end of the run. Exactly one table of arrivals.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawWorkload {
+    /// When clients stop sending (default 240s in a closed loop that has no num-requests).
+    pub duration: Option<SimDuration>,
+    /// How many requests are sent (default 1000 in an open loop that has no duration).
+    #[schemars(range(min = 1, max = 1_000_000_000_u64))]
+    pub num_requests: Option<u64>,
+    /// Seed of all random streams (default 1).
+    pub seed: Option<u64>,
+    /// In an open loop, serve what has arrived by the end (default true).
+    pub drain: Option<bool>,
+    /// Closed loop: each client sends its next request when the last is answered.
+    pub closed_loop: Option<RawClosedLoop>,
+    /// Open loop with equal gaps between arrivals.
+    pub constant: Option<RawOpenLoop>,
+    /// Open loop with exponential gaps between arrivals.
+    pub poisson: Option<RawOpenLoop>,
+    /// Lengths of prompts and outputs. Exactly one of dataset and fixed.
+    pub lengths: RawLengths,
+}
+
+/// Clients that wait for their answer.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawClosedLoop {
+    /// Clients, each with one request in flight.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub clients: Option<u32>,
+    /// Pause between an answer and the next request (default 0s).
+    pub think_time: Option<SimDuration>,
+}
+
+/// Arrivals that do not wait for answers.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawOpenLoop {
+    /// Requests per second.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000))]
+    pub request_rate: Option<f64>,
+}
+
+/// Lengths in tokens.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawLengths {
+    /// An embedded data set (openorca-006), or the path of a CSV with the columns input_tokens and
+    /// output_tokens.
+    pub dataset: Option<String>,
+    /// Every request has the same lengths.
+    pub fixed: Option<RawFixedLengths>,
+    /// How the pairs are drawn (default per-client-shuffle in a closed loop, shuffle in an open
+    /// one).
+    pub order: Option<Order>,
+}
+
+/// One length for all requests.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawFixedLengths {
+    /// Prompt tokens.
+    #[schemars(range(min = 1, max = 0x4000_0000))]
+    pub input: Option<u32>,
+    /// Output tokens.
+    #[schemars(range(min = 1, max = 0x4000_0000))]
+    pub output: Option<u32>,
+}
+
+named_enum! {
+    /// The conventions of the file format, those to come included.
+    pub enum ConventionSetting as "convention" {
+        Vllm = "vllm",
+        RedHat2023 = "redhat-2023",
+        Guidellm = "guidellm",
+        LlmLoadTest = "llm-load-test",
+        Aiperf = "aiperf",
+    }
+}
+
+/// What the summary covers and whose definitions it follows.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawMeasure {
+    /// Start of the run that the summary leaves out (default 0s).
+    pub warm_up: Option<SimDuration>,
+    /// Whose definitions of throughput and latency (default vllm).
+    pub convention: Option<ConventionSetting>,
+    /// Targets that a request must meet; adds goodput and attainment to the summary.
+    pub slo: Option<RawSlo>,
+    /// Independent repetitions with consecutive seeds (default 1); above 1 the summary carries mean
+    /// and 95 % interval.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub seeds: Option<u32>,
+}
+
+/// Latency targets; those left out do not count.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawSlo {
+    /// Time to first token.
+    pub ttft: Option<SimDuration>,
+    /// Time per output token after the first.
+    pub tpot: Option<SimDuration>,
+    /// From arrival to the last token.
+    pub e2el: Option<SimDuration>,
+    /// Percentile of the requests at which the targets are judged (default 99).
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 100))]
+    pub percentile: Option<f64>,
+}

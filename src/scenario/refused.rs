@@ -1,0 +1,131 @@
+//! Keys that users of the real engines will try, and that are refused by name: a wrong prediction
+//! that looks right is worse than none.
+
+use super::document::Value;
+
+/// Why a key is refused although it means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Dotted path; `*` stands for one part.
+    path: &'static str,
+    reason: Reason,
+    what: &'static str,
+    /// The value with which the key changes nothing, so that settings can be copied unchanged.
+    harmless: Harmless,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// Part of the file format, to come.
+    NotBuilt,
+    /// Changes the result in ways that the simulator has no model of.
+    NotModelled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harmless {
+    Nothing,
+    One,
+    False,
+}
+
+const fn not_built(path: &'static str, what: &'static str) -> Refusal {
+    Refusal { path, reason: Reason::NotBuilt, what, harmless: Harmless::Nothing }
+}
+
+const fn not_modelled(path: &'static str, what: &'static str, harmless: Harmless) -> Refusal {
+    Refusal { path, reason: Reason::NotModelled, what, harmless }
+}
+
+const REFUSALS: &[Refusal] = &[
+    not_built("workload.gamma", "bursty arrivals (Gamma)"),
+    not_built("workload.mmpp", "arrivals of a Markov-modulated Poisson process"),
+    not_built("workload.diurnal", "arrivals with a daily pattern"),
+    not_built("workload.ramp", "arrivals at a rising rate"),
+    not_built("workload.trace", "replay of a trace"),
+    not_built("workload.sessions", "multi-turn sessions"),
+    not_built("workload.lengths.uniform", "uniformly distributed lengths"),
+    not_built("workload.lengths.log-normal", "log-normal lengths"),
+    not_built("workload.lengths.zipf", "Zipf-distributed lengths"),
+    not_modelled("engine.pipeline-parallel-size", "pipeline parallelism", Harmless::One),
+    not_modelled("engine.data-parallel-size", "data parallelism inside one engine", Harmless::One),
+    not_modelled("engine.expert-parallel-size", "expert parallelism", Harmless::One),
+    not_modelled("engine.enable-expert-parallel", "expert parallelism", Harmless::False),
+    not_modelled("engine.num-nodes", "tensor parallelism over several nodes", Harmless::One),
+    not_modelled("engine.*.pipeline-parallel-size", "pipeline parallelism", Harmless::One),
+    not_modelled("engine.*.data-parallel-size", "data parallelism", Harmless::One),
+    not_modelled("engine.*.enable-expert-parallel", "expert parallelism", Harmless::False),
+    not_modelled("engine.*.speculative-config", "speculative decoding", Harmless::Nothing),
+    not_modelled("engine.*.speculative-model", "speculative decoding", Harmless::Nothing),
+    not_modelled("engine.*.speculate", "speculative decoding", Harmless::Nothing),
+    not_modelled("engine.*.enable-lora", "LoRA adapters", Harmless::False),
+    not_modelled("engine.*.lora-adapters", "LoRA adapters", Harmless::Nothing),
+    not_modelled("engine.*.kv-transfer-config", "prefill/decode disaggregation", Harmless::Nothing),
+    not_modelled("engine.*.cpu-offload-gb", "offloading to CPU memory", Harmless::Nothing),
+    not_modelled("engine.*.kv-offloading-size", "KV offloading", Harmless::Nothing),
+    not_modelled("engine.*.num-scheduler-steps", "multi-step scheduling", Harmless::One),
+    not_modelled("engine.*.paged-attention", "the paged models of TGIS", Harmless::False),
+    not_modelled("engine.*.max-num-partial-prefills", "partial-prefill limits", Harmless::One),
+    not_modelled("engine.*.max-long-partial-prefills", "partial-prefill limits", Harmless::One),
+];
+
+pub fn lookup(path: &str) -> Option<&'static Refusal> {
+    let matches = |pattern: &str| {
+        let mut parts = path.split('.');
+        let same =
+            pattern.split('.').all(|want| parts.next().is_some_and(|p| want == "*" || want == p));
+        same && parts.next().is_none()
+    };
+    REFUSALS.iter().find(|refusal| matches(refusal.path))
+}
+
+impl Refusal {
+    pub fn is_harmless(&self, value: &Value) -> bool {
+        matches!(
+            (self.harmless, value),
+            (Harmless::One, Value::Integer(1)) | (Harmless::False, Value::Boolean(false))
+        )
+    }
+
+    pub fn title(&self, key: &str) -> String {
+        match self.reason {
+            Reason::NotBuilt => format!("`{key}` is not built yet"),
+            Reason::NotModelled => format!("`{key}` is not modelled"),
+        }
+    }
+
+    pub fn label(&self) -> &'static str {
+        self.what
+    }
+
+    pub fn help(&self) -> String {
+        let now = match () {
+            () if self.path.starts_with("workload.lengths.") => {
+                "use `dataset` or `fixed`, which are there now"
+            }
+            () if self.path.starts_with("workload.") => {
+                "use [workload.closed-loop], [workload.constant] or [workload.poisson], which are \
+                 there now"
+            }
+            () => match self.harmless {
+                Harmless::One => "leave it out, or set it to 1",
+                Harmless::False => "leave it out, or set it to false",
+                Harmless::Nothing => "leave it out; the result is then that of a server without it",
+            },
+        };
+        now.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema;
+    use super::*;
+
+    #[test]
+    fn no_refused_key_is_also_a_known_one() {
+        for (path, _) in schema::keys() {
+            assert_eq!(lookup(&path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Checks a file against the schema: unknown keys, wrong types, missing units, numbers out of
+//! bounds. All of them in one go; what is wrong is taken out, so that later checks see only sound
+//! values.
+
+use serde_json::Value as Json;
+
+use crate::named::nearest;
+use crate::time::SimDuration;
+use crate::units::{Bytes, ParseUnitError, UsdPerHour};
+
+use super::diagnostic::Diagnostic;
+use super::document::{Node, Table, Value};
+use super::{refused, schema};
+
+/// Dotted paths of keys that were written but taken out: not to be reported as missing.
+#[derive(Debug, Default)]
+pub struct TakenOut(Vec<String>);
+
+impl TakenOut {
+    /// Whether this key, or anything below it, was written and taken out.
+    pub fn covers(&self, path: &str) -> bool {
+        self.0.iter().any(|taken| {
+            taken.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+}
+
+pub fn check(table: &mut Table, errors: &mut Vec<Diagnostic>) -> TakenOut {
+    let mut check = Check { errors, taken: TakenOut::default() };
+    check.table(table, schema::json_schema(), "");
+    check.taken
+}
+
+struct Check<'a> {
+    errors: &'a mut Vec<Diagnostic>,
+    taken: TakenOut,
+}
+
+impl Check<'_> {
+    fn table(&mut self, table: &mut Table, schema: &Json, path: &str) {
+        table.entries.retain_mut(|(key, node)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            let sound = match schema["properties"].get(&*key) {
+                Some(schema) => self.node(node, schema, &path, key),
+                None => {
+                    let problem = unknown_key(key, node, schema, &path);
+                    self.errors.extend(problem);
+                    false
+                }
+            };
+            if !sound {
+                self.taken.0.push(path);
+            }
+            sound
+        });
+    }
+
+    fn node(&mut self, node: &mut Node, schema: &Json, path: &str, key: &str) -> bool {
+        if schema["type"] == "object" {
+            let Value::Table(table) = &mut node.value else {
+                let problem = Diagnostic::new(format!("`{key}` is a table"))
+                    .at(node.span.clone(), format!("this is {}", node.value.kind()))
+                    .help(format!("write [{path}] and its keys below it: {}", names(schema)));
+                self.errors.push(problem);
+                return false;
+            };
+            self.table(table, schema, path);
+            return true;
+        }
+        match leaf(node, schema, path) {
+            Ok(()) => true,
+            Err(problem) => {
+                self.errors.push(*problem);
+                false
+            }
+        }
+    }
+}
+
+fn names(schema: &Json) -> String {
+    let names = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name);
+    names.cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// `None` for a key that is known, not modelled, and set to what makes no difference.
+fn unknown_key(key: &str, node: &Node, schema: &Json, path: &str) -> Option<Diagnostic> {
+    if let Some(refusal) = refused::lookup(path) {
+        if refusal.is_harmless(&node.value) {
+            return None;
+        }
+        return Some(
+            Diagnostic::new(refusal.title(key))
+                .at(node.key_span.clone(), refusal.label())
+                .help(refusal.help()),
+        );
+    }
+    let shown: String = key.chars().take(80).collect();
+    let place = path.rsplit_once('.').map_or(String::new(), |(table, _)| format!(" in [{table}]"));
+    let mut problem = Diagnostic::new(format!("unknown key `{shown}`{place}"))
+        .at(node.key_span.clone(), "no such key here");
+    // A key of exactly this name elsewhere is more likely than one that looks alike here.
+    if let Some(elsewhere) = elsewhere(key) {
+        problem = problem.help(format!("`{key}` belongs in [{elsewhere}]"));
+        return Some(problem);
+    }
+    let known = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| &**name);
+    let span = node.key_span.clone();
+    Some(match nearest(&key.replace('_', "-"), known) {
+        Some(near) => problem.suggest("a key with a similar name exists", span, near.to_owned()),
+        None => problem.note(format!("known keys: {}", names(schema))),
+    })
+}
+
+/// The table in which a key of this very name exists.
+fn elsewhere(key: &str) -> Option<String> {
+    let keys = schema::keys();
+    let (path, _) = keys.iter().find(|(path, _)| path.rsplit('.').next() == Some(key))?;
+    path.rsplit_once('.').map(|(table, _)| table.to_owned())
+}
+
+type Checked = Result<(), Box<Diagnostic>>;
+
+fn leaf(node: &Node, schema: &Json, path: &str) -> Checked {
+    if let Some(forms) = schema["anyOf"].as_array() {
+        let form = forms.iter().find(|form| takes(form, &node.value));
+        return match form {
+            Some(form) => leaf(node, form, path),
+            None => {
+                let wanted: Vec<String> = forms.iter().map(wanted).collect();
+                Err(wrong_type(node, path, &wanted.join(" or "), schema))
+            }
+        };
+    }
+    if !takes(schema, &node.value) {
+        return Err(wrong_type(node, path, &wanted(schema), schema));
+    }
+    match &node.value {
+        Value::String(text) => text_value(node, text, schema, path),
+        Value::Integer(n) => bounds(node, *n as f64, schema, path),
+        Value::Float(x) => bounds(node, *x, schema, path),
+        Value::Array(items) => items.iter().try_for_each(|item| leaf(item, &schema["items"], path)),
+        Value::Boolean(_) | Value::Datetime | Value::Table(_) => Ok(()),
+    }
+}
+
+fn takes(schema: &Json, value: &Value) -> bool {
+    match (schema["type"].as_str(), value) {
+        (Some("string"), Value::String(_))
+        | (Some("integer" | "number"), Value::Integer(_))
+        | (Some("number"), Value::Float(_))
+        | (Some("boolean"), Value::Boolean(_))
+        | (Some("array"), Value::Array(_)) => true,
+        // 10.0 where a count is due is refused, as in TOML itself.
+        _ => false,
+    }
+}
+
+fn wanted(schema: &Json) -> String {
+    match (schema["type"].as_str(), schema["enum"].as_array()) {
+        (_, Some(values)) => {
+            let values: Vec<String> = values.iter().map(Json::to_string).collect();
+            values.join(" or ")
+        }
+        (Some("string"), _) => match schema["format"].as_str() {
+            Some("duration-with-unit") => "a duration in quotes".into(),
+            Some("memory-with-unit") => "an amount of memory in quotes".into(),
+            Some("price-with-unit") => "a price in quotes".into(),
+            _ => "text in quotes".into(),
+        },
+        (Some("integer"), _) => "a whole number".into(),
+        (Some("number"), _) => "a number".into(),
+        (Some("boolean"), _) => "true or false".into(),
+        (Some("array"), _) => format!("a list in which each item is {}", wanted(&schema["items"])),
+        (_, _) => "something else".into(),
+    }
+}
+
+fn wrong_type(node: &Node, path: &str, wanted: &str, schema: &Json) -> Box<Diagnostic> {
+    let number = matches!(node.value, Value::Integer(_) | Value::Float(_));
+    let unit = schema["format"].as_str().is_some_and(|format| format.ends_with("-with-unit"));
+    let mut problem = if number && unit {
+        Diagnostic::new(format!("`{path}` has no unit"))
+            .at(node.span.clone(), "a bare number")
+            .note("units are written out, so that nobody has to guess them")
+    } else {
+        Diagnostic::new(format!("`{path}` must be {wanted}"))
+            .at(node.span.clone(), format!("this is {}", node.value.kind()))
+    };
+    if let Some(examples) = schema["examples"].as_array() {
+        let examples: Vec<String> = examples.iter().map(Json::to_string).collect();
+        problem = problem.help(format!("write {wanted}, such as {}", examples.join(", ")));
+    }
+    Box::new(problem)
+}
+
+fn text_value(node: &Node, text: &str, schema: &Json, path: &str) -> Checked {
+    if let Some(values) = schema["enum"].as_array() {
+        return one_of(node, text, values, path);
+    }
+    let fault = match schema["format"].as_str() {
+        Some("duration-with-unit") => text.parse::<SimDuration>().err(),
+        Some("memory-with-unit") => text.parse::<Bytes>().err(),
+        Some("price-with-unit") => text.parse::<UsdPerHour>().err(),
+        _ => None,
+    };
+    match fault {
+        None => Ok(()),
+        Some(ParseUnitError { what, reason, examples, .. }) => Err(Box::new(
+            Diagnostic::new(format!("`{path}` is not {what}"))
+                .at(node.span.clone(), reason)
+                .help(format!("write {what} with its unit, such as {examples}")),
+        )),
+    }
+}
+
+fn one_of(node: &Node, text: &str, values: &[Json], path: &str) -> Checked {
+    let known = || values.iter().filter_map(Json::as_str);
+    if known().any(|name| name == text) {
+        return Ok(());
+    }
+    let mut problem = Diagnostic::new(format!("unknown value of `{path}`"))
+        .at(node.span.clone(), "none of the known ones")
+        .note(format!("known values: {}", known().collect::<Vec<_>>().join(", ")));
+    if let Some(near) = nearest(text, known()) {
+        problem = problem.suggest(
+            "a value with a similar name exists",
+            node.span.clone(),
+            format!("\"{near}\""),
+        );
+    }
+    Err(Box::new(problem))
+}
+
+fn bounds(node: &Node, x: f64, schema: &Json, path: &str) -> Checked {
+    // A 32-bit key says so in its format and leaves the upper bound to it.
+    let widest = if schema["format"] == "uint32" { Some(f64::from(u32::MAX)) } else { None };
+    let minimum = schema["minimum"].as_f64();
+    let above = schema["exclusiveMinimum"].as_f64();
+    let maximum = schema["maximum"].as_f64().or(widest);
+    let inside = x.is_finite()
+        && minimum.is_none_or(|min| x >= min)
+        && above.is_none_or(|min| x > min)
+        && maximum.is_none_or(|max| x <= max);
+    if inside {
+        return Ok(());
+    }
+    let lower = match (minimum, above) {
+        (_, Some(0.0)) => Some("above 0".to_owned()),
+        (_, Some(min)) => Some(format!("above {min}")),
+        (Some(min), None) => Some(format!("at least {min}")),
+        (None, None) => None,
+    };
+    let too_high = maximum.is_some_and(|max| x > max);
+    let range = match (lower, maximum) {
+        (Some(lower), Some(max)) if too_high => format!("{lower} and at most {max}"),
+        (Some(lower), _) => lower,
+        (None, Some(max)) => format!("at most {max}"),
+        (None, None) => "finite".into(),
+    };
+    let label = match x {
+        x if !x.is_finite() => "not a finite number",
+        x if x < 0.0 => "negative",
+        0.0 => "zero",
+        _ if too_high => "too large",
+        _ => "too small",
+    };
+    Err(Box::new(
+        Diagnostic::new(format!("`{path}` must be {range}"))
+            .at(node.span.clone(), label)
+            .help(description(schema)),
+    ))
+}
+
+fn description(schema: &Json) -> String {
+    let text = schema["description"].as_str().unwrap_or("see `servesim schema`");
+    format!("it means: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
