@@ -30,14 +30,14 @@ use serde::Serialize;
 
 use crate::engine_name::EngineName;
 use crate::hardware::{Gpu, InstanceType, Price};
+use crate::metrics::Convention;
 use crate::model::{KvCacheDtype, ModelConfig, WeightPrecision};
-use crate::named::named_enum;
 use crate::time::SimDuration;
 use crate::units::UsdPerHour;
+use crate::workload::{LengthOrder, LengthPair};
 
 pub use defaults::EffectiveSettings;
 pub use diagnostic::Diagnostics;
-pub use lengths::LengthPair;
 pub use load::{
     DEFAULT_SCENARIO, DiskFiles, MemoryFiles, ReadFile, Source, embedded, embedded_names, load,
     open,
@@ -131,21 +131,6 @@ impl ArrivalSpec {
     }
 }
 
-named_enum! {
-    /// How requests take their lengths from the list of pairs.
-    pub enum Order as "order" {
-        /// Each client walks its own random permutation, round and round; in an open loop there is
-        /// one client.
-        PerClientShuffle = "per-client-shuffle",
-        /// One random permutation, walked by all clients together.
-        Shuffle = "shuffle",
-        /// The order of the file, walked by all clients together.
-        InOrder = "in-order",
-        /// Each request draws a pair at random, with replacement.
-        Sample = "sample",
-    }
-}
-
 /// Prompt and output lengths; a fixed length is a list of one.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -155,15 +140,7 @@ pub struct LengthSpec {
     /// Never empty.
     #[serde(serialize_with = "lengths::summarise")]
     pub pairs: Arc<[LengthPair]>,
-    pub order: Order,
-}
-
-named_enum! {
-    /// Whose definitions the summary follows.
-    pub enum Convention as "convention" {
-        Vllm = "vllm",
-        RedHat2023 = "redhat-2023",
-    }
+    pub order: LengthOrder,
 }
 
 #[derive(Clone, Debug, Serialize)]

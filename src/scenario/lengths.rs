@@ -4,19 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use include_dir::{Dir, include_dir};
+use serde::Serializer;
 use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
 
 use super::diagnostic::{Diagnostic, SourceId, Span};
+use crate::workload::LengthPair;
 
 static DATA: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/scenarios/data");
-
-/// Tokens of one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct LengthPair {
-    pub input: u32,
-    pub output: u32,
-}
 
 /// Names of the embedded data sets.
 pub fn dataset_names() -> impl Iterator<Item = &'static str> {

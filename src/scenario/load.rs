@@ -109,7 +109,7 @@ pub fn open(name: &str, files: &dyn ReadFile) -> Result<Source, Diagnostics> {
 
 /// Reads, overrides, checks: a scenario, or everything that is wrong with it.
 pub fn load(
-    source: Source,
+    source: &Source,
     overrides: &[Override],
     files: &dyn ReadFile,
 ) -> Result<Scenario, Diagnostics> {
@@ -120,14 +120,14 @@ pub fn load(
         Source::File { path, text } => {
             let name = path.display().to_string();
             let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-            match String::from_utf8(text) {
+            match std::str::from_utf8(text) {
                 Ok(text) => {
                     let id = sources.add(name, text);
                     let (table, problems) = document::parse(id, sources.text(id));
                     errors.extend(problems);
                     (table, Some(id), folder)
                 }
-                Err(error) => return Err(not_text(name, &error)),
+                Err(error) => return Err(not_text(name, text, error)),
             }
         }
     };
@@ -162,9 +162,9 @@ pub fn load(
     }
 }
 
-fn not_text(name: String, error: &std::string::FromUtf8Error) -> Diagnostics {
-    let at = error.utf8_error().valid_up_to();
-    let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+fn not_text(name: String, bytes: &[u8], error: std::str::Utf8Error) -> Diagnostics {
+    let at = error.valid_up_to();
+    let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
     Diagnostics::without_place(
         format!("{name} is not UTF-8 text: byte {at}, in line {line}"),
         "give a TOML file, saved as UTF-8",

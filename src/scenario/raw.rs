@@ -13,8 +13,8 @@ use crate::model::{DtypeSetting, WeightFormat};
 use crate::named::named_enum;
 use crate::time::SimDuration;
 use crate::units::UsdPerHour;
+use crate::workload::LengthOrder;
 
-use super::Order;
 use super::settings::{StaticSettings, TgiSettings, TgisSettings, VllmSettings};
 
 /// A servesim scenario: a deployment, a workload and what to measure.
@@ -150,7 +150,7 @@ pub struct RawLengths {
     pub fixed: Option<RawFixedLengths>,
     /// How the pairs are drawn (default per-client-shuffle in a closed loop, shuffle in an open
     /// one).
-    pub order: Option<Order>,
+    pub order: Option<LengthOrder>,
 }
 
 /// One length for all requests.

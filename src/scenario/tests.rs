@@ -29,7 +29,7 @@ dataset = "openorca-006"
 "#;
 
 fn load_text(text: &str, overrides: &[Override]) -> Result<Scenario, String> {
-    load(Source::file("s.toml", text), overrides, &MemoryFiles::default())
+    load(&Source::file("s.toml", text), overrides, &MemoryFiles::default())
         .map_err(|diagnostics| diagnostics.render(false))
 }
 
@@ -210,7 +210,7 @@ fn a_wrong_row_of_the_data_set_is_shown_with_the_key_that_names_it() {
     files.0.insert("dir/empty.csv".into(), b"".to_vec());
     let message = |name: &str| {
         let source = Source::file("dir/s.toml", GOOD.replace("openorca-006", name));
-        load(source, &[], &files).unwrap_err().render(false)
+        load(&source, &[], &files).unwrap_err().render(false)
     };
     let expected = "\
 error: `output_tokens` is not a number of tokens
@@ -303,11 +303,11 @@ fn flags_alone_make_a_scenario() {
         Override::flag("--instance", "hardware.instance", "g2-standard-4"),
         Override::flag("--engine", "engine.name", "vllm-0.4.2"),
     ];
-    let scenario = load(Source::Flags, &flags, &MemoryFiles::default()).unwrap();
+    let scenario = load(&Source::Flags, &flags, &MemoryFiles::default()).unwrap();
     assert_eq!(scenario.name, "gemma-7b on g2-standard-4, vllm-0.4.2");
     assert_eq!(scenario.notes.len(), 2, "load and lengths are assumed: {:?}", scenario.notes);
 
-    let message = load(Source::Flags, &[], &MemoryFiles::default()).unwrap_err().render(false);
+    let message = load(&Source::Flags, &[], &MemoryFiles::default()).unwrap_err().render(false);
     for flag in ["--model", "--instance", "--engine"] {
         assert!(message.contains(flag), "{message}");
     }
@@ -327,7 +327,7 @@ fn a_checkpoint_of_one_s_own_is_read_beside_the_scenario() {
         "vocab_size": 32000, "max_position_embeddings": 4096, "torch_dtype": "float16"}"#;
     files.0.insert("dir/my-model/config.json".into(), config.into());
     let text = GOOD.replace("name = \"llama-2-7b\"", "config = \"my-model/config.json\"");
-    let scenario = load(Source::file("dir/s.toml", text), &[], &files).unwrap();
+    let scenario = load(&Source::file("dir/s.toml", text), &[], &files).unwrap();
     assert_eq!(scenario.model.name, "my-model");
     assert_eq!(scenario.model.parameter_count(), 6_738_415_616);
 }
@@ -342,7 +342,8 @@ fn a_gpu_that_lacks_the_dtype_is_refused_with_the_one_that_works() {
 
 #[test]
 fn the_default_scenario_is_the_first_published_run() {
-    let scenario = load(embedded(DEFAULT_SCENARIO).unwrap(), &[], &MemoryFiles::default()).unwrap();
+    let scenario =
+        load(&embedded(DEFAULT_SCENARIO).unwrap(), &[], &MemoryFiles::default()).unwrap();
     assert_eq!(scenario.model.name, "llama-2-7b");
     assert_eq!(scenario.hardware.gpu().name, "a10g");
     assert_eq!(scenario.workload.lengths.pairs.len(), 32);
@@ -357,7 +358,7 @@ fn every_embedded_scenario_loads_and_says_what_it_shows() {
         let source = embedded(&name).unwrap();
         let Source::File { text, .. } = &source else { panic!("{name} is a file") };
         assert!(text.starts_with(b"# "), "{name} starts with a comment that says what it shows");
-        if let Err(diagnostics) = load(source, &[], &MemoryFiles::default()) {
+        if let Err(diagnostics) = load(&source, &[], &MemoryFiles::default()) {
             panic!("{name}:\n{diagnostics}");
         }
     }
@@ -375,7 +376,7 @@ fn names_of_embedded_scenarios_are_those_of_their_files() {
 proptest! {
     #[test]
     fn no_bytes_make_the_loader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = load(Source::file("x", bytes), &[], &MemoryFiles::default()).map_err(|d| d.render(true));
+        let _ = load(&Source::file("x", bytes), &[], &MemoryFiles::default()).map_err(|d| d.render(true));
     }
 
     #[test]
@@ -383,7 +384,7 @@ proptest! {
         at in 0..GOOD.len(), len in 0usize..40, put in "[\\x00-\\x7f\u{e9}]{0,12}"
     ) {
         let text = [&GOOD[..at], &put, &GOOD[(at + len).min(GOOD.len())..]].concat();
-        let _ = load(Source::file("x", text), &[], &MemoryFiles::default()).map_err(|d| d.render(true));
+        let _ = load(&Source::file("x", text), &[], &MemoryFiles::default()).map_err(|d| d.render(true));
     }
 
     #[test]
@@ -394,7 +395,7 @@ proptest! {
     ) {
         let flags = [Override::set(&set), Override::flag("--x", &key, &value)];
         for source in [Source::Flags, Source::file("x", GOOD)] {
-            let _ = load(source, &flags, &MemoryFiles::default()).map_err(|d| d.render(true));
+            let _ = load(&source, &flags, &MemoryFiles::default()).map_err(|d| d.render(true));
         }
     }
 }

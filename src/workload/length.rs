@@ -6,6 +6,7 @@ use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
+use crate::named::named_enum;
 use crate::random::{self, Use};
 use crate::request::RequestSpec;
 
@@ -16,18 +17,19 @@ pub struct LengthPair {
     pub output: u32,
 }
 
-/// In which order a data set is gone through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LengthOrder {
-    /// Each client its own random permutation, walked round and round: what the ghz-based load
-    /// tester of 2023 did (llm-load-test 705fef5). An open loop has one client.
-    PerClientShuffle,
-    /// One random permutation that all clients share.
-    Shuffle,
-    /// As it stands in the file, shared by all clients.
-    InOrder,
-    /// Independent draws with replacement.
-    Sample,
+named_enum! {
+    /// In which order a data set is gone through.
+    pub enum LengthOrder as "order" {
+        /// Each client its own random permutation, walked round and round: what the ghz-based load
+        /// tester of 2023 did (llm-load-test 705fef5). An open loop has one client.
+        PerClientShuffle = "per-client-shuffle",
+        /// One random permutation that all clients share.
+        Shuffle = "shuffle",
+        /// As it stands in the file, shared by all clients.
+        InOrder = "in-order",
+        /// Independent draws with replacement.
+        Sample = "sample",
+    }
 }
 
 /// A source of lengths for `clients` clients.

@@ -6,12 +6,12 @@ use super::super::lengths;
 use super::super::raw::{
     ConventionSetting, RawFixedLengths, RawLengths, RawMeasure, RawOpenLoop, RawWorkload,
 };
-use super::super::{
-    ArrivalSpec, Convention, LengthPair, LengthSpec, MeasureSpec, Order, SloSpec, WorkloadSpec,
-};
+use super::super::{ArrivalSpec, LengthSpec, MeasureSpec, SloSpec, WorkloadSpec};
 use super::{Context, looks_like_path};
+use crate::metrics::Convention;
 use crate::named::nearest;
 use crate::time::SimDuration;
+use crate::workload::{LengthOrder, LengthPair};
 
 const KINDS: [&str; 3] = ["workload.closed-loop", "workload.constant", "workload.poisson"];
 
@@ -149,7 +149,11 @@ fn lengths_of(
 ) -> Option<LengthSpec> {
     const DATASET: &str = "workload.lengths.dataset";
     const FIXED: &str = "workload.lengths.fixed";
-    let order = raw.order.unwrap_or(if closed { Order::PerClientShuffle } else { Order::Shuffle });
+    let order = raw.order.unwrap_or(if closed {
+        LengthOrder::PerClientShuffle
+    } else {
+        LengthOrder::Shuffle
+    });
     match (&raw.dataset, &raw.fixed) {
         (Some(_), Some(_)) => {
             let problem = context
