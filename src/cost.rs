@@ -4,6 +4,16 @@
 //! O(1) whatever the batch size. [`StepTime`] is a sum of named terms in whole nanoseconds: the
 //! terms add up exactly to the step.
 
+pub mod attention;
+pub mod calibrated;
+pub mod collectives;
+pub mod elementwise;
+pub mod gemm;
+pub mod host;
+pub mod profile;
+pub mod sourced;
+pub mod weight_kernel;
+
 use crate::time::SimDuration;
 
 /// The aggregates of a batch that its cost depends on. All counts are of tokens or sequences.
@@ -219,6 +229,16 @@ pub enum ContextCost {
         per_token: f64,
         per_sqrt: f64,
     },
+    /// As `Curve`, plus what layers with a sliding window read: their context stops counting at
+    /// `window` tokens in all.
+    Windowed {
+        constant: f64,
+        per_token: f64,
+        per_sqrt: f64,
+        window: f64,
+        window_per_token: f64,
+        window_per_sqrt: f64,
+    },
     /// `floor(c * numerator / denominator) * unit` nanoseconds, for the recorded schedules' cost.
     Integer {
         numerator: u64,
@@ -235,6 +255,20 @@ impl ContextCost {
             Self::Curve { constant, per_token, per_sqrt } => {
                 let c = context as f64;
                 (constant + per_token * c + per_sqrt * c.sqrt() + 0.5) as u64
+            }
+            Self::Windowed {
+                constant,
+                per_token,
+                per_sqrt,
+                window,
+                window_per_token,
+                window_per_sqrt,
+            } => {
+                let c = context as f64;
+                let seen = c.min(window);
+                let full = per_token * c + per_sqrt * c.sqrt();
+                let sliding = window_per_token * seen + window_per_sqrt * seen.sqrt();
+                (constant + full + sliding + 0.5) as u64
             }
             Self::Integer { numerator, denominator, unit } => {
                 context * numerator / denominator * unit

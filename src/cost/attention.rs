@@ -1,0 +1,338 @@
+//! Attention over the KV cache, from the aggregates of a batch.
+//!
+//! Forms "P3" (prefill alone), "D3" (decode alone) and "M3" (both in one batch) of
+//! `../shared/physics/operator-surfaces.md` 4.2-4.4. Engines run a batch that holds any prefill
+//! chunk through one kernel for ragged queries, in which a decode row occupies a tile of 64 rows
+//! and each query head reads its own KV: its decode share costs several times what a pure decode
+//! batch costs, which is why the two are priced apart.
+//!
+//! Only aggregates are known, so contexts inside a batch count as equal (their mean). A batch with
+//! unequal contexts takes longer, by about 2-4 % of a run on the two GPUs where that was seen.
+
+use super::ContextCost;
+use super::gemm::blend;
+
+/// Query rows are padded to tiles of this many.
+const QUERY_TILE: f64 = 128.0;
+
+/// Rows of the tile that a decode query occupies in a mixed batch.
+const DECODE_TILE: f64 = 64.0;
+
+/// What a rank's attention looks like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    pub heads: f64,
+    pub kv_heads: f64,
+    pub head_dim: f64,
+    /// Bytes of one element of the KV cache; queries and outputs have two.
+    pub kv_bytes: f64,
+    pub full_layers: f64,
+    /// Layers that look back at most `window` tokens.
+    pub window_layers: f64,
+    pub window: f64,
+}
+
+impl AttentionShape {
+    pub fn layers(&self) -> f64 {
+        self.full_layers + self.window_layers
+    }
+
+    /// Bytes of keys and values of one token in one layer.
+    pub fn kv_bytes_per_token(&self) -> f64 {
+        2.0 * self.kv_bytes * self.kv_heads * self.head_dim
+    }
+}
+
+/// P3: `f + (C^p + S^p + M^p)^(1/p)` with compute, serial walk along the context, and memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PrefillForm {
+    pub floor: f64,
+    pub peak: f64,
+    /// Seconds per token of context that one tile walks, at head dimension 128.
+    pub walk: f64,
+    pub blend: f64,
+    pub bandwidth: f64,
+}
+
+/// D3: `f + c_n n + bytes / B + c_s sqrt(L)` for `n` sequences of mean context `L`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DecodeForm {
+    pub floor: f64,
+    /// Seconds per sequence with 32 query and 8 KV heads.
+    pub per_sequence: f64,
+    pub bandwidth: f64,
+    pub per_sqrt_context: f64,
+}
+
+/// M3: prefill chunks and decode sequences in one kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MixedForm {
+    pub floor: f64,
+    pub peak: f64,
+    pub walk: f64,
+    pub blend: f64,
+    /// Absent where the fit could not tell the memory term from the compute term.
+    pub memory: Option<MixedMemory>,
+    pub per_sequence: f64,
+}
+
+/// The KV traffic of decode rows in a mixed batch, re-read per query head beyond `cache` bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MixedMemory {
+    pub bandwidth: f64,
+    /// A fit number of the order of the L2 cache, not its size.
+    pub cache: f64,
+}
+
+/// The three surfaces of one GPU. All in SI units, per layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionForm {
+    pub prefill: PrefillForm,
+    pub decode: DecodeForm,
+    pub mixed: MixedForm,
+}
+
+/// The prefill side of a batch.
+#[derive(Clone, Copy, Debug)]
+struct Chunks {
+    tokens: f64,
+    /// Attended pairs.
+    pairs: f64,
+    /// Sum over chunks of their context, the new tokens included.
+    context: f64,
+    /// Mean context of a chunk: the length of the longest walk if they are alike.
+    walk: f64,
+}
+
+impl AttentionForm {
+    /// Seconds of all layers for a batch that holds prefill chunks.
+    ///
+    /// Several chunks count as one of all their tokens, with the cached context that keeps the
+    /// number of attended pairs.
+    pub fn with_prefill(&self, shape: &AttentionShape, step: &super::StepShape) -> f64 {
+        let tokens = step.prefill_tokens as f64;
+        let (seqs, context) = (f64::from(step.prefill_seqs), step.prefill_context as f64);
+        let pairs = step.prefill_pairs as f64 / 2.0;
+        let (decode_seqs, decode_context) =
+            (f64::from(step.decode_seqs), step.decode_context as f64);
+        let full = Chunks { tokens, pairs, context, walk: context / seqs };
+        let mut seconds = shape.full_layers * self.layer(shape, full, decode_seqs, decode_context);
+        if shape.window_layers > 0.0 {
+            let seen = context.min(seqs * shape.window + tokens);
+            let cut = Chunks {
+                tokens,
+                pairs: pairs.min(tokens * shape.window),
+                context: seen,
+                walk: seen / seqs,
+            };
+            let decode_context = decode_context.min(decode_seqs * shape.window);
+            seconds += shape.window_layers * self.layer(shape, cut, decode_seqs, decode_context);
+        }
+        seconds
+    }
+
+    fn layer(&self, shape: &AttentionShape, chunks: Chunks, seqs: f64, context: f64) -> f64 {
+        let alone = self.prefill_layer(shape, chunks);
+        if seqs == 0.0 {
+            return alone;
+        }
+        // M3 and the pure forms are separate fits: a batch never costs less than a part of it.
+        self.mixed_layer(shape, chunks, seqs, context)
+            .max(alone)
+            .max(self.decode_layer(shape, seqs, context))
+    }
+
+    fn prefill_layer(&self, shape: &AttentionShape, chunks: Chunks) -> f64 {
+        let form = &self.prefill;
+        let padded = (chunks.tokens / QUERY_TILE).ceil() * QUERY_TILE;
+        // past + padded / 2, where past + tokens / 2 = pairs / tokens.
+        let seen = chunks.pairs / chunks.tokens + (padded - chunks.tokens) / 2.0;
+        let head_width = shape.heads * shape.head_dim;
+        let compute = 4.0 * head_width * padded * seen / form.peak;
+        let walk = chunks.walk * form.walk * shape.head_dim / 128.0;
+        let bytes = shape.kv_bytes_per_token() * chunks.context + 4.0 * head_width * chunks.tokens;
+        let p = form.blend;
+        let sum = compute.powf(p) + walk.powf(p) + (bytes / form.bandwidth).powf(p);
+        form.floor + sum.powf(1.0 / p)
+    }
+
+    fn decode_layer(&self, shape: &AttentionShape, seqs: f64, context: f64) -> f64 {
+        let form = &self.decode;
+        form.floor
+            + form.per_sequence * seqs * head_factor(shape)
+            + shape.kv_bytes_per_token() * context / form.bandwidth
+            + form.per_sqrt_context * (context / seqs).sqrt()
+    }
+
+    fn mixed_layer(&self, shape: &AttentionShape, chunks: Chunks, seqs: f64, context: f64) -> f64 {
+        let form = &self.mixed;
+        let padded = (chunks.tokens / QUERY_TILE).ceil() * QUERY_TILE;
+        let head_width = shape.heads * shape.head_dim;
+        let prefill = 4.0 * head_width * padded * (chunks.pairs / chunks.tokens) / form.peak;
+        let compute =
+            4.0 * head_width * DECODE_TILE * context / form.peak + form.per_sequence * seqs;
+        let decode = form.memory.map_or(compute, |memory| {
+            let head_kv = 2.0 * shape.kv_bytes * shape.head_dim * context;
+            let hit = 1.0 / (1.0 + (head_kv / memory.cache).powi(2));
+            let group = shape.heads / shape.kv_heads;
+            let bytes = shape.kv_heads * head_kv * (1.0 + (group - 1.0) * (1.0 - hit));
+            blend(compute, bytes / memory.bandwidth, 4.0)
+        });
+        let walk = form.walk * chunks.walk.max(context / seqs) * shape.head_dim / 128.0;
+        form.floor + blend(prefill + decode, walk, form.blend)
+    }
+
+    /// Pure decode of `seqs` sequences over all layers, as a function of their total context.
+    pub fn decode_curve(&self, shape: &AttentionShape, seqs: u32) -> ContextCost {
+        let form = &self.decode;
+        let seqs = f64::from(seqs);
+        let nanos = 1e9;
+        let constant =
+            shape.layers() * (form.floor + form.per_sequence * seqs * head_factor(shape)) * nanos;
+        // Of one layer: per token of total context, and per square root of it.
+        let per_token = shape.kv_bytes_per_token() / form.bandwidth * nanos;
+        let per_sqrt = form.per_sqrt_context / seqs.sqrt() * nanos;
+        if shape.window_layers > 0.0 {
+            ContextCost::Windowed {
+                constant,
+                per_token: shape.full_layers * per_token,
+                per_sqrt: shape.full_layers * per_sqrt,
+                window: seqs * shape.window,
+                window_per_token: shape.window_layers * per_token,
+                window_per_sqrt: shape.window_layers * per_sqrt,
+            }
+        } else {
+            ContextCost::Curve {
+                constant,
+                per_token: shape.full_layers * per_token,
+                per_sqrt: shape.full_layers * per_sqrt,
+            }
+        }
+    }
+}
+
+/// Work per sequence relative to 32 query and 8 KV heads: kernels that pack the query heads of a
+/// KV head launch one block per KV head, and combine per query head. Fitted on the A100 and L40S
+/// tables, which vary the heads; 1 for the RTX tables, which do not.
+fn head_factor(shape: &AttentionShape) -> f64 {
+    (shape.kv_heads + shape.heads / 64.0) / 8.5
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::StepShape;
+    use proptest::prelude::*;
+
+    /// operator-surfaces.md 4.2-4.4, RTX PRO 6000.
+    fn pro() -> AttentionForm {
+        AttentionForm {
+            prefill: PrefillForm {
+                floor: 6.4e-6,
+                peak: 268e12,
+                walk: 17.6e-9,
+                blend: 1.69,
+                bandwidth: 926e9,
+            },
+            decode: DecodeForm {
+                floor: 11.8e-6,
+                per_sequence: 108e-9,
+                bandwidth: 1469e9,
+                per_sqrt_context: 47e-9,
+            },
+            mixed: MixedForm {
+                floor: 6.5e-6,
+                peak: 247e12,
+                walk: 18.2e-9,
+                blend: 1.78,
+                memory: Some(MixedMemory { bandwidth: 2202e9, cache: 136e6 }),
+                per_sequence: 0.77e-6,
+            },
+        }
+    }
+
+    /// One layer of Llama-3.1-8B.
+    const LLAMA: AttentionShape = AttentionShape {
+        heads: 32.0,
+        kv_heads: 8.0,
+        head_dim: 128.0,
+        kv_bytes: 2.0,
+        full_layers: 1.0,
+        window_layers: 0.0,
+        window: f64::INFINITY,
+    };
+
+    fn decode_micros(shape: &AttentionShape, seqs: u32, context: u64) -> f64 {
+        pro().decode_curve(shape, seqs).at(context).as_secs_f64() * 1e6
+    }
+
+    #[test]
+    fn a_published_decode_point_comes_out_within_the_stated_residual() {
+        // Terms of D3 at n = 32, L = 1024: 11.8 + 3.456 + 91.36 + 1.504 us.
+        let micros = decode_micros(&LLAMA, 32, 32 * 1024);
+        assert!((micros - 108.12).abs() < 0.1, "{micros}");
+    }
+
+    #[test]
+    fn halving_the_kv_dtype_halves_the_bytes_read() {
+        let half = AttentionShape { kv_bytes: 1.0, ..LLAMA };
+        let grows = |shape| decode_micros(&shape, 64, 64 * 8192) - decode_micros(&shape, 64, 0);
+        let sqrt = 47e-3 * (8192f64).sqrt();
+        assert!(((grows(LLAMA) - sqrt) / (grows(half) - sqrt) - 2.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_mixed_batch_costs_more_than_its_parts_priced_apart() {
+        // operator-surfaces.md 4.4: adding the two pure times is 18-30 % too low in the median.
+        for seqs in [32u32, 128] {
+            let context = u64::from(seqs) * 1024;
+            let mut prefill = StepShape::default();
+            prefill.push(0, 512);
+            let apart =
+                pro().with_prefill(&LLAMA, &prefill) * 1e6 + decode_micros(&LLAMA, seqs, context);
+            let mixed = StepShape { decode_seqs: seqs, decode_context: context, ..prefill };
+            let together = pro().with_prefill(&LLAMA, &mixed) * 1e6;
+            assert!(together > apart, "{seqs}: {together} {apart}");
+        }
+    }
+
+    #[test]
+    fn a_window_caps_what_sliding_layers_read() {
+        let sliding =
+            AttentionShape { full_layers: 0.0, window_layers: 1.0, window: 4096.0, ..LLAMA };
+        assert_eq!(decode_micros(&sliding, 4, 4 * 4000), decode_micros(&LLAMA, 4, 4 * 4000));
+        assert_eq!(decode_micros(&sliding, 4, 4 * 9000), decode_micros(&LLAMA, 4, 4 * 4096));
+        let mut long = StepShape::default();
+        long.push(30_000, 512);
+        assert!(pro().with_prefill(&sliding, &long) < 0.3 * pro().with_prefill(&LLAMA, &long));
+    }
+
+    #[test]
+    fn chunks_of_one_batch_do_not_attend_to_each_other() {
+        let (mut apart, mut together) = (StepShape::default(), StepShape::default());
+        (0..4).for_each(|_| apart.push(0, 512));
+        together.push(0, 2048);
+        assert!(pro().with_prefill(&LLAMA, &apart) < 0.5 * pro().with_prefill(&LLAMA, &together));
+    }
+
+    proptest! {
+        #[test]
+        fn time_grows_with_context_and_batch(
+            seqs in 1u32..256, mean in 1u64..20_000, more in 0u64..5_000,
+            past in 0u32..20_000, new in 2u32..4096,
+        ) {
+            let n = u64::from(seqs);
+            prop_assert!(decode_micros(&LLAMA, seqs, n * (mean + more)) >= decode_micros(&LLAMA, seqs, n * mean));
+            prop_assert!(decode_micros(&LLAMA, seqs + 1, (n + 1) * mean) >= decode_micros(&LLAMA, seqs, n * mean));
+            let mut shape = StepShape::default();
+            shape.push(past, new);
+            let mut longer = StepShape::default();
+            longer.push(past + more as u32, new + more as u32);
+            let seconds = |shape: &StepShape| pro().with_prefill(&LLAMA, shape);
+            prop_assert!(seconds(&longer) >= seconds(&shape));
+            let joined = StepShape { decode_seqs: seqs, decode_context: n * mean, ..shape };
+            prop_assert!(seconds(&joined) >= seconds(&shape));
+            prop_assert!(seconds(&joined) * 1e6 >= decode_micros(&LLAMA, seqs, n * mean) - 0.01);
+        }
+    }
+}

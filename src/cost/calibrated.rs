@@ -1,0 +1,315 @@
+//! The calibrated price of a step: surfaces of the GPU, links and host put together for one model
+//! on one rank.
+//!
+//! `step = GPU + max(0, host - GPU) + serial` (`../shared/design/design.md` section 4). All ranks of
+//! a tensor-parallel group do the same work, so one rank is priced. Everything that depends on the
+//! number of tokens alone is memoised: a repeat costs a few nanoseconds and allocates nothing.
+
+mod kernels;
+mod memo;
+
+use crate::hardware::Gpu;
+use crate::model::{Dtype, KvCacheDtype, ModelConfig, TpError, WeightPrecision};
+use crate::time::SimDuration;
+
+use super::host::{EngineTraits, Graphs, HostModel};
+use super::profile::{
+    DeploymentProfile, GpuProfile, InterconnectProfile, ProfileError, WeightKernelProfile,
+};
+use super::sourced::Provenance;
+use super::{ContextCost, CostTerm, DecodeCost, StepCost, StepShape, StepTime};
+
+use kernels::Kernels;
+use memo::Memo;
+
+/// What a step's price depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct CostInputs<'a> {
+    pub model: &'a ModelConfig,
+    pub precision: WeightPrecision,
+    pub kv_cache: KvCacheDtype,
+    pub tensor_parallel: u32,
+    pub gpu: &'a Gpu,
+    pub gpu_profile: &'a GpuProfile,
+    /// Needed with tensor parallelism.
+    pub interconnect: Option<&'a InterconnectProfile>,
+    /// In place of the embedded profile of the kernel that the engine runs for the format.
+    pub weight_kernel: Option<&'a WeightKernelProfile>,
+    pub deployment: &'a DeploymentProfile,
+    pub engine: &'a EngineTraits,
+}
+
+/// Why a deployment cannot be priced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CostError {
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    #[error(transparent)]
+    TensorParallel(#[from] TpError),
+    #[error(
+        "tensor-parallel-size {tensor_parallel} needs an interconnect profile, and the instance \
+         has none; take an instance with several GPUs or tensor-parallel-size 1"
+    )]
+    NoInterconnect { tensor_parallel: u32 },
+    #[error("{gpu} cannot compute in {dtype}; set model.dtype to float16")]
+    Dtype { gpu: String, dtype: Dtype },
+    #[error(
+        "the profile of {gpu} has no [gemm-fp8] surface; measure one with `servesim calibrate`, or \
+         take another quantisation"
+    )]
+    NoFp8Surface { gpu: String },
+}
+
+/// A price that lies outside what was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Extrapolation {
+    pub what: Extrapolated,
+    pub asked: f64,
+    /// The nearest value that measurements reach.
+    pub known: f64,
+}
+
+/// What is outside the measured range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Extrapolated {
+    /// Tokens in one step.
+    Tokens,
+    /// The smaller side of a weight matrix.
+    MatrixSide,
+    /// Bytes of a 16-bit weight matrix.
+    MatrixBytes,
+    HeadDim,
+    /// Mean context of decoding sequences.
+    Context,
+    /// Ranks that the links' bandwidth was measured with.
+    Ranks,
+    /// Bytes of an element in 32-bit arithmetic.
+    ElementBytes,
+}
+
+impl std::fmt::Display for Extrapolation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.what {
+            Extrapolated::Tokens => "tokens in a step",
+            Extrapolated::MatrixSide => "smaller side of a weight matrix",
+            Extrapolated::MatrixBytes => "bytes of a weight matrix",
+            Extrapolated::HeadDim => "head dimension",
+            Extrapolated::Context => "mean context of decoding sequences",
+            Extrapolated::Ranks => "ranks of an all-reduce",
+            Extrapolated::ElementBytes => "bytes of an element",
+        };
+        write!(f, "{what}: {} asked, {} measured", self.asked, self.known)
+    }
+}
+
+/// The GEMM surfaces were fitted up to this many rows.
+const MEASURED_TOKENS: u64 = 8192;
+/// Below this side or size the GEMM surfaces are 34-85 % off at the 90th percentile.
+const MEASURED_SIDE: u64 = 512;
+const MEASURED_MATRIX_BYTES: u64 = 4_000_000;
+const MEASURED_HEAD_DIM: u32 = 128;
+const MEASURED_CONTEXT: u64 = 16_384;
+
+/// The parts of a step that depend on its number of tokens alone, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct LayerPart {
+    linear: SimDuration,
+    dequantise: SimDuration,
+    elementwise: SimDuration,
+    all_reduce: SimDuration,
+}
+
+/// The parts that depend on the number of logits rows alone.
+#[derive(Clone, Copy, Debug)]
+struct HeadPart {
+    lm_head: SimDuration,
+    gather: SimDuration,
+}
+
+/// The calibrated cost model of one deployment; memoises as it is asked.
+#[derive(Clone, Debug)]
+pub struct CalibratedCost {
+    kernels: Kernels,
+    graphs: Graphs,
+    host: HostModel,
+    kv_copy: ContextCost,
+    layers: Memo<LayerPart>,
+    heads: Memo<HeadPart>,
+    decodes: Memo<DecodeCost>,
+    extrapolations: Vec<Extrapolation>,
+    provenance: Vec<(CostTerm, Provenance)>,
+}
+
+impl CalibratedCost {
+    pub fn new(inputs: &CostInputs<'_>) -> Result<Self, CostError> {
+        let kernels = Kernels::new(inputs)?;
+        let copy_bandwidth =
+            inputs.gpu.memory.bandwidth.bytes_per_s() * inputs.deployment.copy_efficiency.value;
+        let kv_bytes = inputs.model.kv_bytes_per_token(
+            inputs.kv_cache,
+            inputs.precision.dtype,
+            inputs.tensor_parallel,
+        );
+        // Every byte is read from the old tensor and written to the new one.
+        let kv_copy = ContextCost::Curve {
+            constant: 0.0,
+            per_token: 2.0 * kv_bytes.as_f64() / copy_bandwidth * 1e9,
+            per_sqrt: 0.0,
+        };
+        Ok(Self {
+            extrapolations: static_extrapolations(inputs),
+            provenance: kernels.provenance(inputs),
+            host: inputs.deployment.host_model(inputs.model.num_hidden_layers),
+            graphs: inputs.engine.graphs.clone(),
+            kernels,
+            kv_copy,
+            layers: Memo::new(),
+            heads: Memo::new(),
+            decodes: Memo::new(),
+        })
+    }
+
+    /// What was asked for so far, or will be by any step, outside the measured range.
+    pub fn extrapolations(&self) -> &[Extrapolation] {
+        &self.extrapolations
+    }
+
+    /// Records the largest mean context of decoding sequences, which the engine knows and
+    /// [`StepCost::decode`] does not see.
+    pub fn note_context(&mut self, mean: u64) {
+        if mean > MEASURED_CONTEXT {
+            self.extrapolated(Extrapolated::Context, mean as f64, MEASURED_CONTEXT as f64);
+        }
+    }
+
+    /// The least trusted number behind each term that this deployment has.
+    pub fn provenance(&self) -> &[(CostTerm, Provenance)] {
+        &self.provenance
+    }
+
+    fn extrapolated(&mut self, what: Extrapolated, asked: f64, known: f64) {
+        match self.extrapolations.iter_mut().find(|e| e.what == what) {
+            Some(noted) => noted.asked = noted.asked.max(asked),
+            None => self.extrapolations.push(Extrapolation { what, asked, known }),
+        }
+    }
+
+    fn layer_part(&mut self, tokens: u64) -> LayerPart {
+        if let Some(part) = self.layers.get(tokens) {
+            return part;
+        }
+        if tokens > MEASURED_TOKENS {
+            self.extrapolated(Extrapolated::Tokens, tokens as f64, MEASURED_TOKENS as f64);
+        }
+        let part = self.kernels.layer_part(tokens);
+        self.layers.insert(tokens, part);
+        part
+    }
+
+    fn head_part(&mut self, rows: u64) -> HeadPart {
+        if let Some(part) = self.heads.get(rows) {
+            return part;
+        }
+        let part = self.kernels.head_part(rows);
+        self.heads.insert(rows, part);
+        part
+    }
+
+    /// All terms but attention, KV copy and host; and the host's time beside the GPU.
+    fn fixed(&mut self, shape: &StepShape) -> (StepTime, SimDuration) {
+        let replayed = self.graphs.padded(shape);
+        let layers = self.layer_part(replayed.unwrap_or(shape.tokens()));
+        let head = self.head_part(shape.logits_rows);
+        let mut time = StepTime::ZERO;
+        time.set(CostTerm::Linear, layers.linear);
+        time.set(CostTerm::Dequantise, layers.dequantise);
+        time.set(CostTerm::Elementwise, layers.elementwise);
+        time.set(CostTerm::AllReduce, layers.all_reduce + head.gather);
+        time.set(CostTerm::LmHead, head.lm_head);
+        time.set(CostTerm::Sampling, self.kernels.sampling(shape.sampled_seqs));
+        time.set(CostTerm::Serial, self.host.serial(shape));
+        (time, self.host.beside(replayed.is_some()))
+    }
+
+    fn decode_cost(&mut self, seqs: u32) -> DecodeCost {
+        let (fixed, host) = self.fixed(&StepShape::decode(seqs, 0));
+        DecodeCost {
+            fixed,
+            fixed_gpu: fixed.gpu(),
+            fixed_total: fixed.total(),
+            host,
+            attention: self.kernels.decode_attention(seqs),
+            kv_copy: self.kv_copy,
+        }
+    }
+}
+
+impl StepCost for CalibratedCost {
+    fn step(&mut self, shape: &StepShape) -> StepTime {
+        if shape.is_empty() {
+            return StepTime::ZERO;
+        }
+        let seqs = u64::from(shape.decode_seqs);
+        let all_sampled = shape.logits_rows == seqs && shape.sampled_seqs == shape.decode_seqs;
+        if shape.is_pure_decode() && all_sampled {
+            let decode = self.decode(shape.decode_seqs);
+            return decode.time(&decode.at(shape.decode_context, shape.kv_copy_tokens));
+        }
+        let (mut time, host) = self.fixed(shape);
+        let attention = if shape.is_pure_decode() {
+            self.kernels.decode_attention(shape.decode_seqs).at(shape.decode_context)
+        } else {
+            self.kernels.prefill_attention(shape)
+        };
+        time.set(CostTerm::Attention, attention);
+        if shape.kv_copy_tokens > 0 {
+            time.set(CostTerm::KvCopy, self.kv_copy.at(shape.kv_copy_tokens));
+        }
+        time.set(CostTerm::Host, host.saturating_sub(time.gpu()));
+        time
+    }
+
+    fn decode(&mut self, seqs: u32) -> DecodeCost {
+        let key = u64::from(seqs);
+        if let Some(cost) = self.decodes.get(key) {
+            return cost;
+        }
+        let cost = self.decode_cost(seqs);
+        self.decodes.insert(key, cost);
+        cost
+    }
+}
+
+/// What any step of this deployment extrapolates.
+fn static_extrapolations(inputs: &CostInputs<'_>) -> Vec<Extrapolation> {
+    let mut found = Vec::new();
+    let model = inputs.model;
+    // Routers are narrow by nature and take almost no time.
+    let matrices = || {
+        model.layer_gemms(inputs.tensor_parallel).into_iter().filter(|gemm| gemm.name != "router")
+    };
+    let side = matrices().map(|gemm| gemm.n.min(gemm.k)).min().unwrap_or(u64::MAX);
+    let bytes = matrices().map(|gemm| 2 * gemm.n * gemm.k).min().unwrap_or(u64::MAX);
+    let mut note = |outside: bool, what, asked: f64, known: f64| {
+        if outside {
+            found.push(Extrapolation { what, asked, known });
+        }
+    };
+    let measured = MEASURED_MATRIX_BYTES;
+    note(side < MEASURED_SIDE, Extrapolated::MatrixSide, side as f64, MEASURED_SIDE as f64);
+    note(bytes < measured, Extrapolated::MatrixBytes, bytes as f64, measured as f64);
+    let (dim, known) = (model.head_dim, MEASURED_HEAD_DIM);
+    note(dim != known, Extrapolated::HeadDim, f64::from(dim), f64::from(known));
+    let float32 = inputs.precision.dtype == Dtype::Float32;
+    note(float32, Extrapolated::ElementBytes, 4.0, 2.0);
+    let ranks = inputs.tensor_parallel;
+    if let Some(links) = inputs.interconnect.filter(|links| ranks > 1 && !links.knows(ranks)) {
+        let nearest = links.nccl.bus_bandwidth.iter().min_by_key(|b| b.ranks.abs_diff(ranks));
+        let known = nearest.map_or(f64::NAN, |entry| f64::from(entry.ranks));
+        note(true, Extrapolated::Ranks, f64::from(ranks), known);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,316 @@
+//! The kernels of one GPU: surfaces of `../shared/physics/operator-surfaces.md`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cost::attention::{AttentionForm, DecodeForm, MixedForm, MixedMemory, PrefillForm};
+use crate::cost::elementwise::{ElementwiseForm, SamplerForm};
+use crate::cost::gemm::GemmForm;
+use crate::cost::sourced::{Provenance, Seconds, Sourced};
+use crate::hardware::Gpu;
+use crate::units::{Bandwidth, Bytes, FlopRate};
+
+use super::{ProfileError, coefficients, read_toml};
+
+/// Surfaces of one GPU. What it can do at best stands in the hardware catalogue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GpuProfile {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// 16-bit weights and activations.
+    pub gemm: GemmSurface,
+    /// 8-bit floating point on both sides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gemm_fp8: Option<GemmSurface>,
+    pub attention: AttentionSurfaces,
+    pub elementwise: ElementwiseSurface,
+    pub sampler: SamplerSurface,
+    /// What the surfaces were fitted to, and how well.
+    #[serde(default, rename = "fit")]
+    pub fits: Vec<Fit>,
+}
+
+/// How well a surface meets the measurements.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Fit {
+    /// The surface, such as `gemm` or `attention.decode`.
+    pub surface: String,
+    pub rows: u32,
+    /// Absolute error in per cent.
+    pub median_percent: f64,
+    pub p90_percent: f64,
+    /// Which rows the error is of: held out from the fit or not, and which were left out.
+    pub on: String,
+    pub source: String,
+}
+
+coefficients! {
+    /// Form "H", see [`GemmForm`].
+    pub struct GemmSurface {
+        peak: FlopRate = "peak", AboveZero,
+        bandwidth: Bandwidth = "bandwidth", AboveZero,
+        floor: Seconds = "floor", Any,
+        blend: f64 = "blend", AtLeastOne,
+        tile_loss: f64 = "tile-loss", Any,
+        start_up: Seconds = "start-up", Any,
+        row_loss: f64 = "row-loss", Any,
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AttentionSurfaces {
+    pub prefill: PrefillSurface,
+    pub decode: DecodeSurface,
+    pub mixed: MixedSurface,
+    /// Absent where the fit could not tell it from compute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed_memory: Option<MixedMemorySurface>,
+}
+
+coefficients! {
+    /// Form "P3", see [`PrefillForm`].
+    pub struct PrefillSurface {
+        floor: Seconds = "floor", Any,
+        peak: FlopRate = "peak", AboveZero,
+        walk: Seconds = "walk", Any,
+        blend: f64 = "blend", AtLeastOne,
+        bandwidth: Bandwidth = "bandwidth", AboveZero,
+    }
+}
+
+coefficients! {
+    /// Form "D3", see [`DecodeForm`].
+    pub struct DecodeSurface {
+        floor: Seconds = "floor", Any,
+        per_sequence: Seconds = "per-sequence", Any,
+        bandwidth: Bandwidth = "bandwidth", AboveZero,
+        per_sqrt_context: Seconds = "per-sqrt-context", Any,
+    }
+}
+
+coefficients! {
+    /// Form "M3", see [`MixedForm`].
+    pub struct MixedSurface {
+        floor: Seconds = "floor", Any,
+        peak: FlopRate = "peak", AboveZero,
+        walk: Seconds = "walk", Any,
+        blend: f64 = "blend", AtLeastOne,
+        per_sequence: Seconds = "per-sequence", Any,
+    }
+}
+
+coefficients! {
+    /// The memory term of form "M3", see [`MixedMemory`].
+    pub struct MixedMemorySurface {
+        bandwidth: Bandwidth = "bandwidth", AboveZero,
+        cache: Bytes = "cache", AboveZero,
+    }
+}
+
+coefficients! {
+    /// See [`ElementwiseForm`].
+    pub struct ElementwiseSurface {
+        floor: Seconds = "floor", Any,
+        cache_bandwidth: Bandwidth = "cache-bandwidth", AboveZero,
+        dram_bandwidth: Bandwidth = "dram-bandwidth", AboveZero,
+        cache: Bytes = "cache", Any,
+    }
+}
+
+coefficients! {
+    /// See [`SamplerForm`].
+    pub struct SamplerSurface {
+        floor: Seconds = "floor", Any,
+        per_sequence: Seconds = "per-sequence", Any,
+    }
+}
+
+impl GemmSurface {
+    /// The surface on `gpu`, held to `peak` and to the GPU's DRAM bandwidth.
+    pub fn form(&self, gpu: &Gpu, peak: FlopRate) -> GemmForm {
+        GemmForm {
+            peak: self.peak.value.per_s(),
+            bandwidth: self.bandwidth.value.bytes_per_s(),
+            floor: self.floor.value.get(),
+            blend: self.blend.value,
+            tile_loss: self.tile_loss.value,
+            start_up: self.start_up.value.get(),
+            row_loss: self.row_loss.value,
+            multiprocessors: f64::from(gpu.chip.streaming_multiprocessors),
+            peak_limit: peak.per_s(),
+            bandwidth_limit: gpu.memory.bandwidth.bytes_per_s(),
+        }
+    }
+}
+
+impl AttentionSurfaces {
+    /// The surfaces on `gpu`: no kernel reads KV faster than its DRAM.
+    pub fn form(&self, gpu: &Gpu) -> AttentionForm {
+        let dram = gpu.memory.bandwidth.bytes_per_s();
+        let (prefill, decode, mixed) = (&self.prefill, &self.decode, &self.mixed);
+        AttentionForm {
+            prefill: PrefillForm {
+                floor: prefill.floor.value.get(),
+                peak: prefill.peak.value.per_s(),
+                walk: prefill.walk.value.get(),
+                blend: prefill.blend.value,
+                bandwidth: prefill.bandwidth.value.bytes_per_s().min(dram),
+            },
+            decode: DecodeForm {
+                floor: decode.floor.value.get(),
+                per_sequence: decode.per_sequence.value.get(),
+                bandwidth: decode.bandwidth.value.bytes_per_s().min(dram),
+                per_sqrt_context: decode.per_sqrt_context.value.get(),
+            },
+            mixed: MixedForm {
+                floor: mixed.floor.value.get(),
+                peak: mixed.peak.value.per_s(),
+                walk: mixed.walk.value.get(),
+                blend: mixed.blend.value,
+                // Its cache term stands for traffic beyond DRAM: not held to the DRAM's rate.
+                memory: self.mixed_memory.as_ref().map(|memory| MixedMemory {
+                    bandwidth: memory.bandwidth.value.bytes_per_s(),
+                    cache: memory.cache.value.as_f64(),
+                }),
+                per_sequence: mixed.per_sequence.value.get(),
+            },
+        }
+    }
+
+    pub fn provenance(&self) -> Provenance {
+        self.prefill
+            .provenance()
+            .max(self.decode.provenance())
+            .max(self.mixed.provenance())
+            .max(self.mixed_memory.as_ref().map_or(Provenance::Measured, |m| m.provenance()))
+    }
+}
+
+impl ElementwiseSurface {
+    pub fn form(&self) -> ElementwiseForm {
+        ElementwiseForm {
+            floor: self.floor.value.get(),
+            cache_bandwidth: self.cache_bandwidth.value.bytes_per_s(),
+            dram_bandwidth: self.dram_bandwidth.value.bytes_per_s(),
+            cache: self.cache.value.as_f64(),
+        }
+    }
+}
+
+impl SamplerSurface {
+    pub fn form(&self) -> SamplerForm {
+        SamplerForm { floor: self.floor.value.get(), per_sequence: self.per_sequence.value.get() }
+    }
+}
+
+impl GpuProfile {
+    /// Reads a profile; `name` is what messages call it.
+    pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
+        let profile: Self = read_toml(name, bytes)?;
+        profile.gemm.check(name, "gemm")?;
+        if let Some(fp8) = &profile.gemm_fp8 {
+            fp8.check(name, "gemm-fp8")?;
+        }
+        profile.attention.prefill.check(name, "attention.prefill")?;
+        profile.attention.decode.check(name, "attention.decode")?;
+        profile.attention.mixed.check(name, "attention.mixed")?;
+        if let Some(memory) = &profile.attention.mixed_memory {
+            memory.check(name, "attention.mixed-memory")?;
+        }
+        profile.elementwise.check(name, "elementwise")?;
+        profile.sampler.check(name, "sampler")?;
+        Ok(profile)
+    }
+
+    /// A profile from nominal figures alone, with the fractions of them that the fitted GPUs reach
+    /// in the middle (`../shared/physics/operator-surfaces.md` 4.1-4.5). On the two GPUs where it
+    /// was tried, predictions from nominal figures were 9-15 % off end to end.
+    pub fn from_datasheet(gpu: &Gpu) -> Self {
+        let peak = |share: f64, why: &str| {
+            let rate = FlopRate::from_tflops(gpu.peak.fp16.as_tflops() * share);
+            generic(rate, &format!("{share} of the nominal 16-bit peak; {why}"))
+        };
+        let bandwidth = |share: f64, why: &str| {
+            generic(
+                gpu.memory.bandwidth * share,
+                &format!("{share} of the nominal bandwidth; {why}"),
+            )
+        };
+        let fitted = "fitted GPUs in the middle";
+        let tiles = |peak: Sourced<FlopRate>| GemmSurface {
+            peak,
+            bandwidth: bandwidth(0.82, "fitted GPUs: 0.73-0.98"),
+            floor: generic(Seconds::from_micros(4.0), fitted),
+            blend: generic(3.0, fitted),
+            tile_loss: generic(0.19, fitted),
+            start_up: generic(Seconds::from_micros(2.0), fitted),
+            row_loss: generic(0.1, fitted),
+        };
+        let fp8 = gpu.peak.fp8.map(|rate| {
+            tiles(generic(rate, "the nominal 8-bit peak; an asymptote, with the losses below"))
+        });
+        // A tile walks the context at the clock's pace: 18.4 ns at the A100's 1410 MHz.
+        let walk = Seconds(18.4e-9 * 1410.0 / f64::from(gpu.chip.boost_clock_mhz.max(1)));
+        let micros = |us: f64| generic(Seconds::from_micros(us), fitted);
+        Self {
+            note: Some("from the datasheet with generic efficiencies".into()),
+            gemm: tiles(peak(1.0, "an asymptote, with the losses below; fitted GPUs: 0.68-1.15")),
+            gemm_fp8: fp8,
+            attention: AttentionSurfaces {
+                prefill: PrefillSurface {
+                    floor: micros(8.0),
+                    peak: peak(0.6, "fitted GPUs: 0.51-0.86"),
+                    walk: generic(walk, "A100's, scaled by clock"),
+                    blend: generic(1.1, fitted),
+                    bandwidth: bandwidth(0.8, fitted),
+                },
+                decode: DecodeSurface {
+                    floor: micros(11.0),
+                    per_sequence: micros(0.15),
+                    bandwidth: bandwidth(0.8, "fitted GPUs: 0.78-0.97"),
+                    per_sqrt_context: micros(0.05),
+                },
+                mixed: MixedSurface {
+                    floor: micros(8.0),
+                    peak: peak(0.6, "that of prefill"),
+                    walk: generic(walk, "that of prefill"),
+                    blend: generic(1.6, "mean of RTX 4090 and RTX PRO 6000"),
+                    per_sequence: micros(1.0),
+                },
+                mixed_memory: Some(MixedMemorySurface {
+                    bandwidth: bandwidth(0.8, "that of decode"),
+                    cache: generic(gpu.memory.l2.scale(1.5), "1.5 x L2"),
+                }),
+            },
+            elementwise: ElementwiseSurface {
+                floor: micros(12.0),
+                cache_bandwidth: bandwidth(1.6, "A40"),
+                dram_bandwidth: bandwidth(0.73, "A40"),
+                cache: generic(gpu.memory.l2.scale(2.0), "2 x L2"),
+            },
+            sampler: SamplerSurface {
+                floor: micros(8.4),
+                per_sequence: generic(
+                    Seconds(1e-6 * 1008e9 / gpu.memory.bandwidth.bytes_per_s()),
+                    "RTX 4090's, scaled by bandwidth",
+                ),
+            },
+            fits: Vec::new(),
+        }
+    }
+
+    /// The least trusted number that a 16-bit step touches.
+    pub fn provenance(&self) -> Provenance {
+        self.gemm
+            .provenance()
+            .max(self.attention.provenance())
+            .max(self.elementwise.provenance())
+            .max(self.sampler.provenance())
+    }
+}
+
+fn generic<T>(value: T, source: &str) -> Sourced<T> {
+    Sourced::new(value, Provenance::Datasheet, source)
+}

@@ -1,0 +1,220 @@
+//! The links of one machine in one environment.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cost::collectives::{CollectiveForm, CustomForm};
+use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced};
+use crate::units::{Bandwidth, Bytes};
+
+use super::{Bound, ProfileError, read_toml};
+
+/// All-reduce among the GPUs of a machine, by NCCL and by the engine's own kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct InterconnectProfile {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The nominal bandwidth of the links that were measured, where the profile stands for a kind
+    /// of link: on faster or slower ones of that kind the bus bandwidth scales.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nominal: Option<Bandwidth>,
+    pub nccl: AllReduceSurface,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<AllReduceSurface>,
+}
+
+/// `a0 + a1 p + 2 (p - 1) / p * bytes / bus bandwidth`, the bandwidth by number of ranks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AllReduceSurface {
+    pub latency_base: Sourced<Seconds>,
+    pub latency_per_rank: Sourced<Seconds>,
+    /// The longest message that the engine's own kernel takes; needed under `[custom]` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest_message: Option<Sourced<Bytes>>,
+    pub bus_bandwidth: Vec<RankBandwidth>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RankBandwidth {
+    pub ranks: u32,
+    pub value: Bandwidth,
+    pub provenance: Provenance,
+    pub source: String,
+}
+
+impl AllReduceSurface {
+    fn latency(&self, ranks: u32) -> f64 {
+        self.latency_base.value.get() + self.latency_per_rank.value.get() * f64::from(ranks)
+    }
+
+    /// The entry for `ranks`, or for the next larger group, or for the largest.
+    fn bandwidth(&self, ranks: u32) -> &RankBandwidth {
+        let at_least = self.bus_bandwidth.iter().filter(|entry| entry.ranks >= ranks);
+        at_least
+            .min_by_key(|entry| entry.ranks)
+            .or_else(|| self.bus_bandwidth.iter().max_by_key(|entry| entry.ranks))
+            .expect("checked on reading: at least one entry")
+    }
+
+    fn check(&self, profile: &str, table: &str) -> Result<(), ProfileError> {
+        let fault = |field: &str, value: String, expected| {
+            let field = format!("{table}.{field}");
+            Err(ProfileError::Value { name: profile.to_owned(), field, value, expected })
+        };
+        if self.bus_bandwidth.is_empty() {
+            return fault(
+                "bus-bandwidth",
+                "empty".into(),
+                "given for at least one number of ranks",
+            );
+        }
+        for entry in &self.bus_bandwidth {
+            if entry.ranks < 2 {
+                return fault("bus-bandwidth.ranks", entry.ranks.to_string(), "at least 2");
+            }
+            if let Some(expected) = Bound::AboveZero.fault(entry.value.bytes_per_s()) {
+                return fault("bus-bandwidth.value", entry.value.to_string(), expected);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl InterconnectProfile {
+    /// Reads a profile; `name` is what messages call it.
+    pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
+        let profile: Self = read_toml(name, bytes)?;
+        profile.nccl.check(name, "nccl")?;
+        if let Some(custom) = &profile.custom {
+            custom.check(name, "custom")?;
+            if custom.largest_message.is_none() {
+                return Err(ProfileError::Value {
+                    name: name.to_owned(),
+                    field: "custom.largest-message".into(),
+                    value: "missing".into(),
+                    expected: "the longest message that the engine's own kernel takes",
+                });
+            }
+        }
+        Ok(profile)
+    }
+
+    /// The collectives among `ranks` GPUs; `custom` if the engine has a kernel of its own.
+    pub fn form(&self, ranks: u32, custom: bool) -> CollectiveForm {
+        let own = self.custom.as_ref().filter(|_| custom);
+        CollectiveForm {
+            ranks: f64::from(ranks),
+            latency: self.nccl.latency(ranks),
+            bus_bandwidth: self.nccl.bandwidth(ranks).value.bytes_per_s(),
+            custom: own.and_then(|own| {
+                Some(CustomForm {
+                    latency: own.latency(ranks),
+                    bus_bandwidth: own.bandwidth(ranks).value.bytes_per_s(),
+                    largest: own.largest_message.as_ref()?.value.as_f64(),
+                })
+            }),
+        }
+    }
+
+    /// Whether the bandwidth among exactly so many ranks is in the profile.
+    pub fn knows(&self, ranks: u32) -> bool {
+        self.nccl.bus_bandwidth.iter().any(|entry| entry.ranks == ranks)
+    }
+
+    pub fn provenance(&self, ranks: u32) -> Provenance {
+        let nccl = &self.nccl;
+        nccl.latency_base
+            .provenance
+            .clone()
+            .max(nccl.latency_per_rank.provenance.clone())
+            .max(nccl.bandwidth(ranks).provenance.clone())
+    }
+
+    /// The same links at another nominal bandwidth; latencies stay.
+    pub fn scaled_to(mut self, nominal: Bandwidth) -> Self {
+        let Some(measured) = self.nominal.replace(nominal) else { return self };
+        let factor = nominal.bytes_per_s() / measured.bytes_per_s();
+        if (factor - 1.0).abs() > 1e-9 {
+            for surface in [Some(&mut self.nccl), self.custom.as_mut()].into_iter().flatten() {
+                for entry in &mut surface.bus_bandwidth {
+                    entry.value = entry.value * factor;
+                    entry.provenance =
+                        Provenance::TransferredFrom(format!("links of {measured} nominal"));
+                }
+            }
+        }
+        self
+    }
+
+    /// Names that [`Self::get`] and [`Self::set`] know, such as `nccl.bus-bandwidth-4`.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for (table, surface) in self.tables() {
+            names.push(format!("{table}.latency-base"));
+            names.push(format!("{table}.latency-per-rank"));
+            let ranks = surface.bus_bandwidth.iter().map(|entry| entry.ranks);
+            names.extend(ranks.map(|ranks| format!("{table}.bus-bandwidth-{ranks}")));
+        }
+        names
+    }
+
+    fn tables(&self) -> impl Iterator<Item = (&'static str, &AllReduceSurface)> {
+        [("nccl", Some(&self.nccl)), ("custom", self.custom.as_ref())]
+            .into_iter()
+            .filter_map(|(name, surface)| Some((name, surface?)))
+    }
+
+    /// A coefficient in base units.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        let (table, field) = name.split_once('.')?;
+        let (_, surface) = self.tables().find(|(name, _)| *name == table)?;
+        match field {
+            "latency-base" => Some(surface.latency_base.value.base()),
+            "latency-per-rank" => Some(surface.latency_per_rank.value.base()),
+            _ => {
+                let ranks = field.strip_prefix("bus-bandwidth-")?.parse::<u32>().ok()?;
+                let entry = surface.bus_bandwidth.iter().find(|entry| entry.ranks == ranks)?;
+                Some(entry.value.base())
+            }
+        }
+    }
+
+    /// Replaces a coefficient, in base units; it says `fitted` from then on.
+    pub fn set(&mut self, name: &str, value: f64) -> Result<(), ProfileError> {
+        if self.get(name).is_none() {
+            return Err(ProfileError::UnknownName { name: name.to_owned(), known: self.names() });
+        }
+        let (table, field) = name.split_once('.').expect("get has split it");
+        let bound = if field.starts_with("latency") { Bound::Any } else { Bound::AboveZero };
+        if let Some(expected) = bound.fault(value) {
+            return Err(ProfileError::Value {
+                name: "InterconnectProfile".into(),
+                field: name.to_owned(),
+                value: value.to_string(),
+                expected,
+            });
+        }
+        let surface = match (table, &mut self.custom) {
+            ("custom", Some(custom)) => custom,
+            _ => &mut self.nccl,
+        };
+        let seconds =
+            || Sourced::new(Seconds::from_base(value), Provenance::Fitted, "set by a fit");
+        match field {
+            "latency-base" => surface.latency_base = seconds(),
+            "latency-per-rank" => surface.latency_per_rank = seconds(),
+            _ => {
+                let known = |entry: &&mut RankBandwidth| {
+                    field.strip_prefix("bus-bandwidth-") == Some(&entry.ranks.to_string())
+                };
+                let entry = surface.bus_bandwidth.iter_mut().find(known).expect("get found it");
+                entry.value = Bandwidth::from_base(value);
+                entry.provenance = Provenance::Fitted;
+                entry.source = "set by a fit".into();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Which embedded profile serves a deployment.
+//!
+//! GPU: by name, else from the datasheet. Links: (instance, environment), then instance, then the
+//! kind of link. Deployment: (instance, engine, environment), then (instance, engine or its
+//! family), then the engine, then its family. An instance stands for itself first and then for its
+//! family (`g5` for `g5.12xlarge`). File names spell the key, so that one file is read.
+
+use include_dir::{Dir, include_dir};
+
+use crate::cost::weight_kernel::WeightKernel;
+use crate::engine_name::EngineName;
+use crate::hardware::{Gpu, InstanceType};
+
+use super::{
+    DeploymentProfile, GpuProfile, InterconnectProfile, ProfileError, WeightKernelProfile,
+};
+
+static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/calibration/fitted");
+
+/// A profile and how near it is to what was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found<T> {
+    pub profile: T,
+    /// The file under `calibration/fitted`; `None` if the datasheet serves.
+    pub file: Option<String>,
+    pub matched: Match,
+}
+
+/// What the profile was chosen by, from nearest to farthest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Match {
+    /// The environment on this instance (or GPU): nothing is assumed to carry over.
+    Exact,
+    /// The instance, in whatever environment it was measured.
+    Instance,
+    /// The engine or the kind of link, on other machines.
+    Generic,
+    /// Nominal figures.
+    Datasheet,
+}
+
+impl Match {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Instance => "instance",
+            Self::Generic => "generic",
+            Self::Datasheet => "datasheet",
+        }
+    }
+}
+
+fn embedded(path: &str) -> Option<&'static [u8]> {
+    FILES.get_file(path).map(include_dir::File::contents)
+}
+
+/// Reads the first file of `folder` that there is among `names`.
+fn first<T>(
+    folder: &str,
+    names: impl IntoIterator<Item = (String, Match)>,
+    read: impl Fn(&str, &[u8]) -> Result<T, ProfileError>,
+) -> Result<Option<Found<T>>, ProfileError> {
+    for (name, matched) in names {
+        let path = format!("{folder}/{name}.toml");
+        if let Some(bytes) = embedded(&path) {
+            let profile = read(&path, bytes)?;
+            return Ok(Some(Found { profile, file: Some(path), matched }));
+        }
+    }
+    Ok(None)
+}
+
+/// An instance's own name, then its family's.
+fn instance_keys(instance: &str) -> impl Iterator<Item = &str> + Clone {
+    let family = instance.split_once('.').map(|(family, _)| family);
+    [Some(instance), family].into_iter().flatten()
+}
+
+/// The GPU's profile, or one made from its datasheet.
+pub fn gpu(gpu: &Gpu) -> Result<Found<GpuProfile>, ProfileError> {
+    let found = first("gpus", [(gpu.name.clone(), Match::Exact)], GpuProfile::from_toml)?;
+    Ok(found.unwrap_or_else(|| Found {
+        profile: GpuProfile::from_datasheet(gpu),
+        file: None,
+        matched: Match::Datasheet,
+    }))
+}
+
+/// The profile of the instance's links; `None` for an instance with a single GPU.
+pub fn interconnect(
+    instance: &InstanceType,
+    environment: Option<&str>,
+) -> Result<Option<Found<InterconnectProfile>>, ProfileError> {
+    let Some(link) = &instance.interconnect else { return Ok(None) };
+    let mut names = Vec::new();
+    if let Some(environment) = environment {
+        names.extend(
+            instance_keys(&instance.name)
+                .map(|key| (format!("{key}--{environment}"), Match::Exact)),
+        );
+    }
+    names.extend(instance_keys(&instance.name).map(|key| (key.to_owned(), Match::Instance)));
+    names.push((format!("link--{}", link.link), Match::Generic));
+    match first("interconnects", names, InterconnectProfile::from_toml)? {
+        Some(found) => {
+            let profile = found.profile.scaled_to(link.bandwidth);
+            Ok(Some(Found { profile, ..found }))
+        }
+        None => Err(ProfileError::NoInterconnect {
+            instance: instance.name.clone(),
+            link: link.link.to_string(),
+        }),
+    }
+}
+
+/// The profile of an engine on an instance.
+pub fn deployment(
+    instance: &str,
+    engine: EngineName,
+    environment: Option<&str>,
+) -> Result<Found<DeploymentProfile>, ProfileError> {
+    let family = engine.family();
+    let engine_keys = [engine.name(), family.name()];
+    let mut names = Vec::new();
+    if let Some(environment) = environment {
+        for key in instance_keys(instance) {
+            names.push((format!("{key}--{engine}--{environment}"), Match::Exact));
+        }
+    }
+    for key in instance_keys(instance) {
+        names.extend(engine_keys.map(|engine| (format!("{key}--{engine}"), Match::Instance)));
+    }
+    names.extend(engine_keys.map(|engine| (engine.to_owned(), Match::Generic)));
+    first("deployments", names, DeploymentProfile::from_toml)?.ok_or_else(|| {
+        ProfileError::NoDeployment { engine: engine.to_string(), instance: instance.to_owned() }
+    })
+}
+
+/// The profile of a kernel for quantised weights.
+pub fn weight_kernel(kernel: WeightKernel) -> Result<Found<WeightKernelProfile>, ProfileError> {
+    first(
+        "weight-kernels",
+        [(kernel.name().to_owned(), Match::Generic)],
+        WeightKernelProfile::from_toml,
+    )?
+    .ok_or_else(|| ProfileError::NoWeightKernel { kernel: kernel.name().to_owned() })
+}
+
+/// Path and text of all embedded profiles, for lists and tests.
+pub fn files() -> impl Iterator<Item = (&'static str, &'static [u8])> {
+    let files = FILES.dirs().flat_map(Dir::files);
+    files.filter_map(|file| Some((file.path().to_str()?, file.contents())))
+}
+
+/// All that prices a deployment's steps besides the model and the engine's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profiles {
+    pub gpu: Found<GpuProfile>,
+    /// `None` on an instance with a single GPU.
+    pub interconnect: Option<Found<InterconnectProfile>>,
+    pub deployment: Found<DeploymentProfile>,
+}
+
+impl Profiles {
+    pub fn look_up(
+        instance: &InstanceType,
+        engine: EngineName,
+        environment: Option<&str>,
+    ) -> Result<Self, ProfileError> {
+        Ok(Self {
+            gpu: gpu(&instance.gpu)?,
+            interconnect: interconnect(instance, environment)?,
+            deployment: deployment(&instance.name, engine, environment)?,
+        })
+    }
+}

@@ -1,0 +1,209 @@
+use proptest::prelude::*;
+
+use super::lookup::{self, Match, Profiles};
+use super::*;
+use crate::cost::sourced::Provenance;
+use crate::cost::weight_kernel::WeightKernel;
+use crate::engine_name::EngineName;
+use crate::hardware;
+use crate::units::Bandwidth;
+
+const A10G: &str = include_str!("../../../calibration/fitted/gpus/a10g.toml");
+const G5_48: &str =
+    include_str!("../../../calibration/fitted/interconnects/g5.48xlarge--red-hat.toml");
+const TGIS: &str = include_str!("../../../calibration/fitted/deployments/tgis.toml");
+
+#[test]
+fn every_embedded_profile_is_readable() {
+    let mut read = 0;
+    for (path, bytes) in lookup::files() {
+        let (folder, file) = path.split_once('/').unwrap();
+        let error = match folder {
+            "gpus" => GpuProfile::from_toml(file, bytes).err(),
+            "interconnects" => InterconnectProfile::from_toml(file, bytes).err(),
+            "deployments" => DeploymentProfile::from_toml(file, bytes).err(),
+            "weight-kernels" => WeightKernelProfile::from_toml(file, bytes).err(),
+            other => panic!("unknown folder {other}"),
+        };
+        assert_eq!(error, None, "{path}");
+        read += 1;
+    }
+    assert!(read > 30, "{read}");
+    for kernel in WeightKernel::ALL {
+        assert!(lookup::weight_kernel(*kernel).is_ok(), "{kernel}");
+    }
+}
+
+#[test]
+fn no_surface_promises_more_bandwidth_than_the_gpu_has() {
+    for name in hardware::gpu_names() {
+        let gpu = hardware::gpu(name).unwrap();
+        let profile = lookup::gpu(&gpu).unwrap().profile;
+        let nominal = gpu.memory.bandwidth.bytes_per_s() * 1.001;
+        // Not the small kernels: each reads from the cache what the one before it wrote.
+        for bandwidth in [
+            profile.gemm.bandwidth.value,
+            profile.attention.prefill.bandwidth.value,
+            profile.attention.decode.bandwidth.value,
+        ] {
+            assert!(bandwidth.bytes_per_s() <= nominal, "{name}: {bandwidth}");
+        }
+        assert!(profile.attention.prefill.peak.value <= gpu.peak.fp16, "{name}");
+    }
+}
+
+#[test]
+fn a_gpu_without_a_profile_is_priced_from_its_datasheet_and_says_so() {
+    for name in ["t4", "v100-16gb"] {
+        let found = lookup::gpu(&hardware::gpu(name).unwrap()).unwrap();
+        assert_eq!((found.matched, found.file), (Match::Datasheet, None));
+        assert_eq!(found.profile.provenance(), Provenance::Datasheet);
+    }
+    let found = lookup::gpu(&hardware::gpu("a10g").unwrap()).unwrap();
+    assert_eq!(found.matched, Match::Exact);
+    assert_eq!(found.file.as_deref(), Some("gpus/a10g.toml"));
+}
+
+#[test]
+fn links_are_looked_up_by_environment_then_instance_then_kind() {
+    let find = |name, environment| {
+        let found = lookup::interconnect(&hardware::instance(name).unwrap(), environment).unwrap();
+        found.map(|found| (found.file.unwrap(), found.matched))
+    };
+    let is = |file: &str, matched| Some((format!("interconnects/{file}.toml"), matched));
+    assert_eq!(find("g5.2xlarge", Some("red-hat")), None);
+    assert_eq!(find("g5.48xlarge", Some("red-hat")), is("g5.48xlarge--red-hat", Match::Exact));
+    assert_eq!(find("g5.48xlarge", Some("sagemaker")), is("g5--sagemaker", Match::Exact));
+    assert_eq!(find("g5.48xlarge", Some("elsewhere")), is("g5", Match::Instance));
+    assert_eq!(find("p5.48xlarge", None), is("link--nvswitch", Match::Generic));
+    assert_eq!(find("g6.12xlarge", None), is("link--pcie-host-memory", Match::Generic));
+}
+
+#[test]
+fn faster_links_of_a_kind_scale_the_bandwidth_and_say_transferred() {
+    let links = |name| {
+        let instance = hardware::instance(name).unwrap();
+        lookup::interconnect(&instance, None).unwrap().unwrap().profile
+    };
+    let (a100, h100) = (links("p4de.24xlarge"), links("p5.48xlarge"));
+    let name = "nccl.bus-bandwidth-8";
+    assert!((h100.get(name).unwrap() / a100.get(name).unwrap() - 1.5).abs() < 1e-9);
+    assert!(matches!(h100.provenance(8), Provenance::TransferredFrom(_)));
+    assert_eq!(a100.provenance(8), Provenance::Fitted);
+}
+
+#[test]
+fn deployments_are_looked_up_from_the_nearest_to_the_most_general() {
+    let find = |instance, engine, environment| {
+        let found = lookup::deployment(instance, engine, environment).unwrap();
+        (found.file.unwrap(), found.matched)
+    };
+    let is = |file: &str, matched| (format!("deployments/{file}.toml"), matched);
+    use EngineName::{Tgis2023, Tgis2024, Vllm0_4_2, Vllm0_32};
+    assert_eq!(
+        find("g5.12xlarge", Tgis2023, Some("red-hat")),
+        is("g5--tgis-2023--red-hat", Match::Exact)
+    );
+    assert_eq!(find("g5.12xlarge", Tgis2024, Some("red-hat")), is("g5--tgis", Match::Instance));
+    assert_eq!(find("a2-highgpu-1g", Tgis2023, None), is("tgis", Match::Generic));
+    assert_eq!(find("g5.2xlarge", Vllm0_32, None), is("vllm", Match::Generic));
+    assert_eq!(find("g5.2xlarge", Vllm0_4_2, None), is("vllm-0.4.2", Match::Generic));
+    for engine in EngineName::ALL {
+        assert!(lookup::deployment("1 x a40", *engine, None).is_ok(), "{engine}");
+    }
+}
+
+#[test]
+fn one_call_finds_all_profiles_of_every_instance() {
+    for name in hardware::instance_names() {
+        let instance = hardware::instance(name).unwrap();
+        let profiles = Profiles::look_up(&instance, EngineName::Vllm0_32, None).unwrap();
+        assert_eq!(profiles.interconnect.is_some(), instance.num_gpus > 1, "{name}");
+    }
+}
+
+#[test]
+fn every_constant_can_be_set_by_its_name() {
+    let mut deployment = DeploymentProfile::from_toml("tgis", TGIS.as_bytes()).unwrap();
+    for name in DeploymentProfile::NAMES {
+        deployment.set(name, 0.125).unwrap();
+        assert_eq!(deployment.get(name), Some(0.125), "{name}");
+    }
+    assert_eq!(deployment.provenance(), Provenance::Fitted);
+    let mut links = InterconnectProfile::from_toml("g5", G5_48.as_bytes()).unwrap();
+    assert_eq!(links.names().len(), 4);
+    for name in links.names() {
+        links.set(&name, 2e9).unwrap();
+        assert!((links.get(&name).unwrap() - 2e9).abs() < 1.0, "{name}");
+    }
+    let unknown = deployment.set("host-per-lair", 1.0).unwrap_err().to_string();
+    assert!(unknown.contains("host-per-layer"), "{unknown}");
+    assert!(deployment.set("copy-efficiency", 0.0).is_err());
+    assert!(deployment.set("host-per-layer", f64::NAN).is_err());
+    assert!(links.set("nccl.bus-bandwidth-8", 0.0).is_err());
+    assert!(links.set("nccl.bus-bandwidth-2", 1e9).is_err());
+}
+
+#[test]
+fn ranks_without_an_entry_take_the_next_larger_group() {
+    let links = InterconnectProfile::from_toml("g5", G5_48.as_bytes()).unwrap();
+    assert_eq!(links.form(2, false).bus_bandwidth, links.form(4, false).bus_bandwidth);
+    assert_eq!(links.form(16, false).bus_bandwidth, links.form(8, false).bus_bandwidth);
+    assert!(links.knows(8) && !links.knows(2));
+}
+
+#[test]
+fn a_missing_coefficient_is_an_error_and_never_zero() {
+    let without = |line: &str| -> String {
+        A10G.lines().filter(|l| !l.starts_with(line)).collect::<Vec<_>>().join("\n")
+    };
+    for line in ["peak", "walk", "per-sequence", "dram-bandwidth"] {
+        let error = GpuProfile::from_toml("mine", without(line).as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("missing field"), "{error}");
+    }
+    let zero = A10G.replace("\"487 GB/s\"", "\"0 GB/s\"");
+    let error = GpuProfile::from_toml("mine", zero.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("gemm.bandwidth") && error.contains("above zero"), "{error}");
+    let bare = A10G.replace("\"487 GB/s\"", "487");
+    assert!(GpuProfile::from_toml("mine", bare.as_bytes()).is_err());
+    let unknown = format!("colour = 1\n{A10G}");
+    assert!(GpuProfile::from_toml("mine", unknown.as_bytes()).is_err());
+    let empty = "[nccl]\nlatency-base = { value = \"1 us\", provenance = \"assumed\", source = \"\" }\n\
+                 latency-per-rank = { value = \"1 us\", provenance = \"assumed\", source = \"\" }\n\
+                 bus-bandwidth = []\n";
+    assert!(InterconnectProfile::from_toml("mine", empty.as_bytes()).is_err());
+}
+
+#[test]
+fn a_profile_is_read_back_as_it_is_written() {
+    let profile = GpuProfile::from_toml("a10g", A10G.as_bytes()).unwrap();
+    let text = toml::to_string(&profile).unwrap();
+    let again = GpuProfile::from_toml("again", text.as_bytes()).unwrap();
+    assert_eq!(again.fits, profile.fits);
+    assert_eq!(again.provenance(), profile.provenance());
+    for name in GemmSurface::NAMES {
+        let (old, new) = (profile.gemm.get(name).unwrap(), again.gemm.get(name).unwrap());
+        assert!((old - new).abs() <= 1e-12 * old.abs(), "{name}: {old} {new}");
+    }
+}
+
+#[test]
+fn the_a10g_numbers_are_those_of_its_file() {
+    let profile = GpuProfile::from_toml("a10g", A10G.as_bytes()).unwrap();
+    assert_eq!(profile.gemm.bandwidth.value, Bandwidth::from_gb_per_s(487.0));
+    assert_eq!(profile.gemm.provenance(), Provenance::Fitted);
+    assert!(matches!(profile.attention.provenance(), Provenance::TransferredFrom(_)));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), cut in 0usize..6000) {
+        let _ = GpuProfile::from_toml("x", &bytes);
+        let _ = InterconnectProfile::from_toml("x", &bytes);
+        let _ = DeploymentProfile::from_toml("x", &bytes);
+        let _ = WeightKernelProfile::from_toml("x", &bytes);
+        let cut = cut.min(A10G.len());
+        let _ = GpuProfile::from_toml("x", &A10G.as_bytes()[..cut]);
+        let _ = InterconnectProfile::from_toml("x", &G5_48.as_bytes()[..cut.min(G5_48.len())]);
+    }
+}

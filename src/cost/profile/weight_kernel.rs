@@ -1,0 +1,72 @@
+//! Kernels for quantised weights, relative to a GPU's 16-bit GEMM.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cost::sourced::{Provenance, Seconds};
+use crate::cost::weight_kernel::{DirectForm, UnpackForm, WeightKernelForm};
+
+use super::{ProfileError, coefficients, read_toml};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct WeightKernelProfile {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    pub direct: DirectSurface,
+    /// Narrow matrices leave multiprocessors idle.
+    #[serde(default)]
+    pub narrow: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpack: Option<UnpackSurface>,
+}
+
+coefficients! {
+    /// See [`DirectForm`].
+    pub struct DirectSurface {
+        rate: f64 = "rate", AboveZero,
+        bandwidth: f64 = "bandwidth", AboveZero,
+        floor: Seconds = "floor", Any,
+        row_granule: f64 = "row-granule", AtLeastOne,
+    }
+}
+
+coefficients! {
+    /// See [`UnpackForm`].
+    pub struct UnpackSurface {
+        bandwidth: f64 = "bandwidth", AboveZero,
+        floor: Seconds = "floor", Any,
+    }
+}
+
+impl WeightKernelProfile {
+    /// Reads a profile; `name` is what messages call it.
+    pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
+        let profile: Self = read_toml(name, bytes)?;
+        profile.direct.check(name, "direct")?;
+        if let Some(unpack) = &profile.unpack {
+            unpack.check(name, "unpack")?;
+        }
+        Ok(profile)
+    }
+
+    pub fn form(&self) -> WeightKernelForm {
+        WeightKernelForm {
+            direct: DirectForm {
+                rate: self.direct.rate.value,
+                bandwidth: self.direct.bandwidth.value,
+                floor: self.direct.floor.value.get(),
+                row_granule: self.direct.row_granule.value,
+                narrow: self.narrow,
+            },
+            unpack: self.unpack.as_ref().map(|unpack| UnpackForm {
+                bandwidth: unpack.bandwidth.value,
+                floor: unpack.floor.value.get(),
+            }),
+        }
+    }
+
+    pub fn provenance(&self) -> Provenance {
+        let unpack = self.unpack.as_ref().map_or(Provenance::Measured, UnpackSurface::provenance);
+        self.direct.provenance().max(unpack)
+    }
+}

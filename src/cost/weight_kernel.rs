@@ -1,0 +1,222 @@
+//! GEMM kernels that read quantised weights: fewer bytes, more work per weight.
+//!
+//! Which kernel serves a format depends on the engine's age: newer ones repack GPTQ and AWQ
+//! checkpoints for Marlin, older ones used kernels that lose to 16-bit weights at larger batches.
+
+use crate::engine_name::EngineName;
+use crate::hardware::Gpu;
+use crate::model::WeightFormat;
+use crate::named::named_enum;
+
+use super::gemm::{GemmForm, GemmWork};
+
+named_enum! {
+    /// A kernel for quantised weights with 16-bit activations.
+    pub enum WeightKernel as "weight kernel" {
+        Marlin = "marlin",
+        MarlinFp8 = "marlin-fp8",
+        GptqExllama = "gptq-exllama",
+        AwqGemm = "awq-gemm",
+        Eetq = "eetq",
+        BitsandbytesInt8 = "bitsandbytes-int8",
+        Bitsandbytes4bit = "bitsandbytes-4bit",
+    }
+}
+
+/// How the layers' matrices are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearKernel {
+    /// The GPU's own 16-bit (or 32-bit) GEMM.
+    Dense,
+    /// 8-bit floating point on both sides, on tensor cores that have it.
+    Fp8,
+    Quantised(WeightKernel),
+}
+
+impl LinearKernel {
+    /// What the engine runs for `format` on `gpu`.
+    ///
+    /// Marlin needs compute capability 8.0. vLLM repacks GPTQ for it from 0.4.2 and AWQ from
+    /// 0.5.5, TGI both from 2.1 (so its v3).
+    pub fn select(format: WeightFormat, engine: EngineName, gpu: &Gpu) -> Self {
+        use EngineName::{TgiV3, Vllm0_4_2, Vllm0_13, Vllm0_32};
+        let ampere = gpu.chip.compute_capability.major >= 8;
+        let repacks_gptq = ampere && matches!(engine, Vllm0_4_2 | Vllm0_13 | Vllm0_32 | TgiV3);
+        let repacks_awq = ampere && matches!(engine, Vllm0_13 | Vllm0_32 | TgiV3);
+        Self::Quantised(match format {
+            WeightFormat::None => return Self::Dense,
+            WeightFormat::Fp8 if gpu.peak.fp8.is_some() => return Self::Fp8,
+            WeightFormat::Fp8 => WeightKernel::MarlinFp8,
+            WeightFormat::Marlin => WeightKernel::Marlin,
+            WeightFormat::Gptq if repacks_gptq => WeightKernel::Marlin,
+            WeightFormat::Gptq => WeightKernel::GptqExllama,
+            WeightFormat::Awq if repacks_awq => WeightKernel::Marlin,
+            WeightFormat::Awq => WeightKernel::AwqGemm,
+            WeightFormat::Eetq => WeightKernel::Eetq,
+            WeightFormat::Bitsandbytes => WeightKernel::BitsandbytesInt8,
+            WeightFormat::BitsandbytesNf4 | WeightFormat::BitsandbytesFp4 => {
+                WeightKernel::Bitsandbytes4bit
+            }
+        })
+    }
+}
+
+/// Parameters of a kernel relative to the GPU's 16-bit GEMM surface, so that one measured GPU
+/// serves the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WeightKernelForm {
+    pub direct: DirectForm,
+    /// Unpacking the weights to 16 bits and multiplying those, where the engine does so.
+    pub unpack: Option<UnpackForm>,
+}
+
+/// Unpacks weights on the way to the multiplication.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DirectForm {
+    /// Rate at large batches as a fraction of the GPU's peak.
+    pub rate: f64,
+    /// Bytes per second relative to the 16-bit GEMM's.
+    pub bandwidth: f64,
+    pub floor: f64,
+    /// Rows are padded to a multiple of this.
+    pub row_granule: f64,
+    /// Whether narrow matrices (fewer columns than 64 per multiprocessor) leave some idle.
+    pub narrow: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UnpackForm {
+    /// Fraction of the DRAM bandwidth at which packed weights are read and 16-bit ones written.
+    pub bandwidth: f64,
+    pub floor: f64,
+}
+
+/// Columns of the strip that one thread block of a direct kernel works on.
+const STRIP: f64 = 64.0;
+
+impl WeightKernelForm {
+    /// Seconds of `work`, whose `weight_bytes` are those of the packed weights: the part that any
+    /// kernel would need for these bytes and operations, and what unpacking adds.
+    pub fn seconds(&self, gemm: &GemmForm, work: &GemmWork) -> (f64, f64) {
+        let mut total = self.direct(gemm, work);
+        if let Some(unpack) = self.unpack {
+            let dense = GemmWork { weight_bytes: 2.0 * work.n * work.k, ..*work };
+            let bytes = work.groups * (work.weight_bytes + dense.weight_bytes);
+            let unpacking = unpack.floor + bytes / (unpack.bandwidth * gemm.bandwidth_limit);
+            total = total.min(unpacking + gemm.seconds(&dense));
+        }
+        let plain = gemm.seconds(work).min(total);
+        (plain, total - plain)
+    }
+
+    fn direct(&self, gemm: &GemmForm, work: &GemmWork) -> f64 {
+        if work.m <= 0.0 {
+            return 0.0;
+        }
+        let form = &self.direct;
+        let memory = work.bytes() / (gemm.bandwidth * form.bandwidth);
+        let rows = (work.m / form.row_granule).ceil() * form.row_granule;
+        let idle = if form.narrow {
+            (STRIP * gemm.multiprocessors / (work.n * work.groups)).max(1.0)
+        } else {
+            1.0
+        };
+        let compute =
+            2.0 * rows * work.n * work.k * work.groups * idle / (form.rate * gemm.peak_limit);
+        (form.floor + memory.max(compute))
+            .max(work.flops() / gemm.peak_limit)
+            .max(work.bytes() / gemm.bandwidth_limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A10G: GemmForm = GemmForm {
+        peak: 76.5e12,
+        bandwidth: 487e9,
+        floor: 7.5e-6,
+        blend: 7.0,
+        tile_loss: 0.194,
+        start_up: 2.06e-6,
+        row_loss: 0.16,
+        multiprocessors: 80.0,
+        peak_limit: 70e12,
+        bandwidth_limit: 600e9,
+    };
+
+    const MARLIN: WeightKernelForm = WeightKernelForm {
+        direct: DirectForm {
+            rate: 0.837,
+            bandwidth: 1.089,
+            floor: 6.33e-6,
+            row_granule: 16.0,
+            narrow: true,
+        },
+        unpack: None,
+    };
+
+    fn speedup(m: f64) -> f64 {
+        let (n, k) = (10240.0, 8192.0);
+        let dense = GemmWork::dense(m, n, k, 2.0);
+        let packed = GemmWork { weight_bytes: n * k * 4.125 / 8.0, ..dense };
+        let (plain, dequantise) = MARLIN.seconds(&A10G, &packed);
+        A10G.seconds(&dense) / (plain + dequantise)
+    }
+
+    #[test]
+    fn marlin_gains_at_small_batches_and_loses_at_large_ones() {
+        // Measured on A10-class: 3.6x at m <= 16, 1.9x at 64, break-even 128-256, 0.8x beyond.
+        assert!((3.2..4.4).contains(&speedup(1.0)), "{}", speedup(1.0));
+        assert!((3.2..4.4).contains(&speedup(16.0)), "{}", speedup(16.0));
+        assert!((1.8..2.6).contains(&speedup(64.0)), "{}", speedup(64.0));
+        assert!((0.9..1.5).contains(&speedup(128.0)), "{}", speedup(128.0));
+        assert!((0.7..1.0).contains(&speedup(4096.0)), "{}", speedup(4096.0));
+    }
+
+    #[test]
+    fn the_unpacking_path_is_taken_only_where_it_is_cheaper() {
+        let slow = DirectForm { rate: 0.3, ..MARLIN.direct };
+        let unpack = Some(UnpackForm { bandwidth: 0.8, floor: 5e-6 });
+        let (with, without) = (
+            WeightKernelForm { direct: slow, unpack },
+            WeightKernelForm { direct: slow, unpack: None },
+        );
+        let total = |form: WeightKernelForm, m: f64| {
+            let work = GemmWork {
+                weight_bytes: 4096.0 * 4096.0 * 0.52,
+                ..GemmWork::dense(m, 4096.0, 4096.0, 2.0)
+            };
+            let (plain, dequantise) = form.seconds(&A10G, &work);
+            plain + dequantise
+        };
+        assert_eq!(total(with, 1.0), total(without, 1.0));
+        assert!(total(with, 4096.0) < 0.5 * total(without, 4096.0));
+    }
+
+    #[test]
+    fn engines_of_different_age_run_the_same_checkpoint_differently() {
+        let gpu = crate::hardware::gpu("a10g").unwrap();
+        let t4 = crate::hardware::gpu("t4").unwrap();
+        let select = LinearKernel::select;
+        let gptq = WeightFormat::Gptq;
+        assert_eq!(
+            select(gptq, EngineName::Tgis2023, &gpu),
+            LinearKernel::Quantised(WeightKernel::GptqExllama)
+        );
+        assert_eq!(
+            select(gptq, EngineName::Vllm0_32, &gpu),
+            LinearKernel::Quantised(WeightKernel::Marlin)
+        );
+        assert_eq!(
+            select(gptq, EngineName::Vllm0_32, &t4),
+            LinearKernel::Quantised(WeightKernel::GptqExllama)
+        );
+        assert_eq!(
+            select(WeightFormat::Fp8, EngineName::Vllm0_32, &gpu),
+            LinearKernel::Quantised(WeightKernel::MarlinFp8)
+        );
+        assert_eq!(select(WeightFormat::None, EngineName::Tgis2023, &gpu), LinearKernel::Dense);
+    }
+}
