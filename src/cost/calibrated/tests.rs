@@ -31,11 +31,11 @@ impl Setup {
     }
 
     fn tgis_7b() -> Self {
-        Self::new("llama-2-7b", "g5.2xlarge", 1, EngineName::Tgis2023, "red-hat")
+        Self::new("llama-2-7b", "g5.2xlarge", 1, EngineName::Tgis2023, "red-hat-2023")
     }
 
     fn tgis(model: &str, instance: &str, tp: u32) -> Self {
-        Self::new(model, instance, tp, EngineName::Tgis2023, "red-hat")
+        Self::new(model, instance, tp, EngineName::Tgis2023, "red-hat-2023")
     }
 
     fn vllm(model: &str, instance: &str, tp: u32) -> Self {

@@ -162,11 +162,13 @@ pub struct Profiles {
 }
 
 impl Profiles {
+    /// `environment` is the scenario's `deployment` key; `auto` names none.
     pub fn look_up(
         instance: &InstanceType,
         engine: EngineName,
         environment: Option<&str>,
     ) -> Result<Self, ProfileError> {
+        let environment = environment.filter(|name| *name != "auto");
         Ok(Self {
             gpu: gpu(&instance.gpu)?,
             interconnect: interconnect(instance, environment)?,

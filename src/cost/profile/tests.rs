@@ -10,7 +10,7 @@ use crate::units::Bandwidth;
 
 const A10G: &str = include_str!("../../../calibration/fitted/gpus/a10g.toml");
 const G5_48: &str =
-    include_str!("../../../calibration/fitted/interconnects/g5.48xlarge--red-hat.toml");
+    include_str!("../../../calibration/fitted/interconnects/g5.48xlarge--red-hat-2023.toml");
 const TGIS: &str = include_str!("../../../calibration/fitted/deployments/tgis.toml");
 
 #[test]
@@ -71,8 +71,11 @@ fn links_are_looked_up_by_environment_then_instance_then_kind() {
         found.map(|found| (found.file.unwrap(), found.matched))
     };
     let is = |file: &str, matched| Some((format!("interconnects/{file}.toml"), matched));
-    assert_eq!(find("g5.2xlarge", Some("red-hat")), None);
-    assert_eq!(find("g5.48xlarge", Some("red-hat")), is("g5.48xlarge--red-hat", Match::Exact));
+    assert_eq!(find("g5.2xlarge", Some("red-hat-2023")), None);
+    assert_eq!(
+        find("g5.48xlarge", Some("red-hat-2023")),
+        is("g5.48xlarge--red-hat-2023", Match::Exact)
+    );
     assert_eq!(find("g5.48xlarge", Some("sagemaker")), is("g5--sagemaker", Match::Exact));
     assert_eq!(find("g5.48xlarge", Some("elsewhere")), is("g5", Match::Instance));
     assert_eq!(find("p5.48xlarge", None), is("link--nvswitch", Match::Generic));
@@ -101,10 +104,13 @@ fn deployments_are_looked_up_from_the_nearest_to_the_most_general() {
     let is = |file: &str, matched| (format!("deployments/{file}.toml"), matched);
     use EngineName::{Tgis2023, Tgis2024, Vllm0_4_2, Vllm0_32};
     assert_eq!(
-        find("g5.12xlarge", Tgis2023, Some("red-hat")),
-        is("g5--tgis-2023--red-hat", Match::Exact)
+        find("g5.12xlarge", Tgis2023, Some("red-hat-2023")),
+        is("g5--tgis-2023--red-hat-2023", Match::Exact)
     );
-    assert_eq!(find("g5.12xlarge", Tgis2024, Some("red-hat")), is("g5--tgis", Match::Instance));
+    assert_eq!(
+        find("g5.12xlarge", Tgis2024, Some("red-hat-2023")),
+        is("g5--tgis", Match::Instance)
+    );
     assert_eq!(find("a2-highgpu-1g", Tgis2023, None), is("tgis", Match::Generic));
     assert_eq!(find("g5.2xlarge", Vllm0_32, None), is("vllm", Match::Generic));
     assert_eq!(find("g5.2xlarge", Vllm0_4_2, None), is("vllm-0.4.2", Match::Generic));
