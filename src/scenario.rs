@@ -94,6 +94,7 @@ pub struct EngineSpec {
     pub tensor_parallel_size: u32,
     pub replicas: u32,
     /// What the scenario sets.
+    #[serde(serialize_with = "settings::only_set")]
     pub settings: EngineSettings,
     /// What the engine then runs with.
     pub effective: EffectiveSettings,

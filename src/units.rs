@@ -365,8 +365,17 @@ quantity_serde!(
     Bandwidth => |b| format!("{} GB/s", b.as_gb_per_s()),
     FlopRate => |r| format!("{} TFLOP/s", r.as_tflops()),
     UsdPerHour => |p| p.to_string(),
-    SimDuration => |d| format!("{} ns", d.as_nanos()),
+    SimDuration => exact_duration,
 );
+
+/// In the largest unit that gives a whole number, so that it reads back as the same duration.
+fn exact_duration(d: &SimDuration) -> String {
+    let ns = d.as_nanos();
+    let units = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, "ns")];
+    let (size, unit) =
+        units.into_iter().find(|(size, _)| ns.is_multiple_of(*size)).unwrap_or((1, "ns"));
+    format!("{} {unit}", ns / size)
+}
 
 #[cfg(test)]
 mod tests {

@@ -198,17 +198,8 @@ fn tgi(s: &TgiSettings, place: Place<'_>) -> TgiEffective {
     let paged = attention == TgiAttention::Paged;
     TgiEffective {
         max_concurrent_requests: s.max_concurrent_requests.unwrap_or(128),
-        max_input_tokens: s.max_input_tokens.or(if v3 {
-            None
-        } else {
-            // A shorter total given without an input limit still has to leave room for one token.
-            Some(s.max_total_tokens.map_or(1024, |total| 1024.min(total - 1)))
-        }),
-        max_total_tokens: s.max_total_tokens.or(if v3 {
-            None
-        } else {
-            Some(s.max_input_tokens.map_or(2048, |input| 2048.max(input + 1)))
-        }),
+        max_input_tokens: s.max_input_tokens.or(if v3 { None } else { Some(1024) }),
+        max_total_tokens: s.max_total_tokens.or(if v3 { None } else { Some(2048) }),
         max_batch_prefill_tokens: s
             .max_batch_prefill_tokens
             .unwrap_or_else(|| if v3 { tgi_v3_prefill_tokens(place) } else { 4096 }),
@@ -260,25 +251,23 @@ fn vllm(s: &VllmSettings, place: Place<'_>) -> VllmEffective {
     let gpu = place.gpu;
     let large =
         gpu.memory.total.as_gib() >= 70.0 && !gpu.product.to_ascii_lowercase().contains("a100");
-    let seqs = if large && !v0 { 1024 } else { 256 };
-    let max_num_seqs = s.max_num_seqs.unwrap_or(seqs);
+    let (tokens, seqs) = if large && !v0 { (8192, 1024) } else { (2048, 256) };
     let default_tokens = match (v0, chunked) {
         // V0 takes whole prompts; its opt-in chunked prefill (0.4.2) has a budget of 512.
         (true, false) => max_model_len.max(2048),
         (true, true) => 512,
-        (false, true) => {
-            if large {
-                8192
-            } else {
-                2048
-            }
-        }
-        (false, false) => max_model_len.max(if large { 8192 } else { 2048 }),
+        (false, true) => tokens,
+        (false, false) => max_model_len.max(tokens),
     };
+    // V1 fits the default of one to the other: no step could fill more tokens than all sequences
+    // have, nor hold more sequences than tokens. What is set by hand has to fit by itself.
+    let max_num_seqs = s.max_num_seqs.unwrap_or(match s.max_num_batched_tokens {
+        Some(tokens) if !v0 => seqs.min(tokens),
+        _ => seqs,
+    });
     let default_tokens = if v0 {
         default_tokens
     } else {
-        // No step could ever fill more.
         default_tokens.min(max_num_seqs.saturating_mul(max_model_len))
     };
     let max_num_batched_tokens = s.max_num_batched_tokens.unwrap_or(default_tokens);
@@ -363,6 +352,12 @@ mod tests {
         let settings =
             VllmSettings { enable_chunked_prefill: Some(false), ..VllmSettings::default() };
         assert_eq!(vllm_on(EngineName::Vllm0_32, "a10g", settings).max_num_batched_tokens, 131_072);
+    }
+
+    #[test]
+    fn a_small_budget_lowers_the_default_number_of_sequences() {
+        let settings = VllmSettings { max_num_batched_tokens: Some(64), ..VllmSettings::default() };
+        assert_eq!(vllm_on(EngineName::Vllm0_32, "a10g", settings).max_num_seqs, 64);
     }
 
     #[test]

@@ -17,8 +17,9 @@ use crate::workload::LengthOrder;
 
 use super::settings::{StaticSettings, TgiSettings, TgisSettings, VllmSettings};
 
-/// A servesim scenario: a deployment, a workload and what to measure.
+/// A deployment, a workload and what to measure.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(title = "servesim scenario")]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawScenario {
     /// What reports call the scenario (default: model, engine and instance).

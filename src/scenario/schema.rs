@@ -20,17 +20,20 @@ pub fn json_schema() -> &'static Value {
         // Inlined, so that the check can walk file and schema side by side.
         let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
         let mut schema = settings.into_generator().into_root_schema_for::<RawScenario>().to_value();
-        drop_null(&mut schema);
+        tidy(&mut schema);
         schema
     })
 }
 
-/// TOML has no null: a key is there or it is not.
-fn drop_null(schema: &mut Value) {
+/// Takes out null, since in TOML a key is there or it is not, and the line breaks of the source.
+fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             if map.get("default").is_some_and(Value::is_null) {
                 map.remove("default");
+            }
+            if let Some(Value::String(text)) = map.get_mut("description") {
+                *text = text.replace('\n', " ");
             }
             if let Some(Value::Array(types)) = map.get_mut("type") {
                 types.retain(|name| name != "null");
@@ -53,9 +56,9 @@ fn drop_null(schema: &mut Value) {
                     }
                 }
             }
-            map.values_mut().for_each(drop_null);
+            map.values_mut().for_each(tidy);
         }
-        Value::Array(items) => items.iter_mut().for_each(drop_null),
+        Value::Array(items) => items.iter_mut().for_each(tidy),
         _ => {}
     }
 }
@@ -115,6 +118,40 @@ mod tests {
             if schema["type"] == "object" {
                 assert_eq!(schema["additionalProperties"], false, "{path} takes any key");
             }
+        }
+    }
+
+    #[test]
+    fn the_keys_of_the_contract_are_known() {
+        let known: Vec<String> = keys().into_iter().map(|(path, _)| path).collect();
+        for path in [
+            "name",
+            "model.name model.config model.dtype model.quantize",
+            "hardware.instance hardware.gpu hardware.num-gpus hardware.price hardware.price-kind",
+            "hardware.price-list hardware.deployment",
+            "engine.name engine.tensor-parallel-size engine.replicas",
+            "engine.tgis.max-batch-size engine.tgis.max-batch-weight engine.tgis.max-waiting-tokens",
+            "engine.vllm.max-model-len engine.vllm.gpu-memory-utilization engine.vllm.max-num-seqs",
+            "engine.vllm.max-num-batched-tokens engine.vllm.block-size engine.vllm.kv-cache-dtype",
+            "engine.vllm.enable-prefix-caching engine.vllm.enable-chunked-prefill",
+            "engine.vllm.scheduling-policy engine.vllm.async-scheduling engine.vllm.watermark",
+            "engine.vllm.long-prefill-token-threshold engine.vllm.num-gpu-blocks-override",
+            "engine.vllm.scheduler-reserve-full-isl",
+            "engine.tgi.max-input-tokens engine.tgi.max-total-tokens engine.tgi.cuda-graphs",
+            "engine.tgi.max-batch-prefill-tokens engine.tgi.max-batch-total-tokens",
+            "engine.tgi.waiting-served-ratio engine.tgi.max-waiting-tokens",
+            "workload.duration workload.num-requests workload.seed workload.drain",
+            "workload.closed-loop.clients workload.closed-loop.think-time",
+            "workload.constant.request-rate workload.poisson.request-rate",
+            "workload.lengths.dataset workload.lengths.fixed.input workload.lengths.fixed.output",
+            "workload.lengths.order",
+            "measure.warm-up measure.convention measure.seeds",
+            "measure.slo.ttft measure.slo.tpot measure.slo.percentile",
+        ]
+        .iter()
+        .flat_map(|line| line.split(' '))
+        {
+            assert!(known.iter().any(|key| key == path), "{path}");
         }
     }
 

@@ -44,6 +44,18 @@ impl EngineSettings {
     }
 }
 
+/// Writes only the settings that are set.
+pub(super) fn only_set<S: serde::Serializer>(
+    settings: &EngineSettings,
+    ser: S,
+) -> Result<S::Ok, S::Error> {
+    let mut json = serde_json::to_value(settings).map_err(serde::ser::Error::custom)?;
+    if let Some(map) = json.as_object_mut() {
+        map.retain(|_, value| !value.is_null());
+    }
+    json.serialize(ser)
+}
+
 /// `"auto"`, or a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AutoOr<T> {

@@ -347,7 +347,27 @@ fn the_default_scenario_is_the_first_published_run() {
     assert_eq!(scenario.model.name, "llama-2-7b");
     assert_eq!(scenario.hardware.gpu().name, "a10g");
     assert_eq!(scenario.workload.lengths.pairs.len(), 32);
-    assert!(scenario.notes.is_empty(), "{:?}", scenario.notes);
+    let [note] = scenario.notes.as_slice() else { panic!("{:?}", scenario.notes) };
+    assert!(note.contains("max-batch-weight = auto is assumed"), "{note}");
+}
+
+#[test]
+fn as_json_a_scenario_has_the_file_s_keys_and_the_defaults() {
+    let json = serde_json::to_value(load_text(GOOD, &[]).unwrap()).unwrap();
+    assert_eq!(json["engine"]["settings"], serde_json::json!({ "max-num-seqs": 64 }));
+    assert_eq!(json["engine"]["effective"]["max-num-seqs"], 64);
+    assert_eq!(json["engine"]["effective"]["block-size"], 16);
+    assert_eq!(json["workload"]["arrivals"]["closed-loop"]["clients"], 10);
+    assert_eq!(json["workload"]["duration"], "240 s");
+    assert_eq!(json["workload"]["lengths"]["pairs"]["count"], 32);
+    assert_eq!(json["measure"]["convention"], "vllm");
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_are_no_obstacle() {
+    load_text(&format!("\u{feff}{}", GOOD.replace('\n', "\r\n")), &[]).unwrap();
+    let message = load_text(&GOOD.replace('\n', "\r\n").replace("= 10", "= 0"), &[]).unwrap_err();
+    assert!(message.contains("s.toml:20:11"), "{message}");
 }
 
 #[test]

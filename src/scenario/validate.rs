@@ -151,6 +151,7 @@ pub fn scenario(raw: RawScenario, mut context: Context<'_>) -> Option<Scenario> 
                 &instance.gpu,
                 tensor_parallel_size,
                 &mut context,
+                &mut notes,
             );
             Some(EngineSpec { name, tensor_parallel_size, replicas, settings, effective })
         }

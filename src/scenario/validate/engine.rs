@@ -102,11 +102,19 @@ pub(super) fn effective(
     gpu: &Gpu,
     tensor_parallel_size: u32,
     context: &mut Context<'_>,
+    notes: &mut Vec<String>,
 ) -> EffectiveSettings {
     let place = Place { engine: name, model, gpu, tensor_parallel_size };
     let effective = EffectiveSettings::resolve(settings, place);
     match &effective {
         EffectiveSettings::Tgis(s) => {
+            if name == EngineName::Tgis2023 && s.max_batch_weight == AutoOr::Auto {
+                notes.push(
+                    "max-batch-weight = auto is assumed: the tokens that fit in half of the free \
+                     KV memory, as each decode step holds two copies of the KV cache"
+                        .into(),
+                );
+            }
             // The router panics at start if the longest request could never run: engines A7.
             if let (EngineName::Tgis2023, AutoOr::Value(weight), true) =
                 (name, s.max_batch_weight, s.flash_attention)
