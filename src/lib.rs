@@ -2,6 +2,7 @@
 pub mod calibrate;
 pub mod conformance;
 pub mod cost;
+pub mod deploy;
 pub mod engine;
 pub mod engine_name;
 pub mod hardware;
@@ -16,4 +17,5 @@ pub mod scenario;
 pub mod scheduler;
 pub mod time;
 pub mod units;
+pub mod validate;
 pub mod workload;

@@ -1,0 +1,176 @@
+//! From a scenario to a deployment that runs: memory plan, cost model, scheduler, workload.
+
+mod settings;
+
+use crate::cost::calibrated::{CalibratedCost, CostError, CostInputs};
+use crate::cost::host::EngineTraits;
+use crate::cost::profile::lookup::Profiles;
+use crate::engine::observer::Observer;
+use crate::engine::router::LeastOutstanding;
+use crate::engine::{RunOptions, RunTotals, Simulation};
+use crate::engine_name::EngineName;
+use crate::kv_cache::memory_plan::MemoryPlan;
+use crate::metrics::{Measure, Slo};
+use crate::scenario::{ArrivalSpec, Scenario};
+use crate::scheduler::Scheduler;
+use crate::scheduler::tgis::TgisStartError;
+use crate::time::{SimDuration, SimTime};
+use crate::workload::{ArrivalProcess, ClosedLoop, Lengths, OpenLoop, Workload};
+
+/// Why a deployment does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The engine would refuse to start; the plan says why and what would help.
+    #[error("{}", refusal(.0))]
+    DoesNotFit(Box<MemoryPlan>),
+    #[error("the router refuses to start: {0}")]
+    Router(#[from] TgisStartError),
+    #[error(transparent)]
+    Cost(#[from] CostError),
+    #[error("{0} has a memory plan here, but no scheduler yet")]
+    NoScheduler(EngineName),
+}
+
+fn refusal(plan: &MemoryPlan) -> String {
+    let why = plan.verdict.refusal.as_ref().map_or("", |r| r.message.as_str());
+    format!("{} does not start: {why}", plan.engine)
+}
+
+/// A scenario put together: every part that does not depend on the seed.
+#[derive(Clone, Debug)]
+pub struct Deployment<'a> {
+    scenario: &'a Scenario,
+    profiles: Profiles,
+    plan: MemoryPlan,
+    cost: CalibratedCost,
+}
+
+impl<'a> Deployment<'a> {
+    /// Looks the scenario's profiles up and puts it together.
+    pub fn new(scenario: &'a Scenario) -> Result<Self, DeployError> {
+        let profiles = Profiles::look_up(
+            &scenario.hardware.instance,
+            scenario.engine.name,
+            environment(scenario),
+        )
+        .map_err(CostError::from)?;
+        Self::with_profiles(scenario, profiles)
+    }
+
+    /// The same with profiles of one's own; a fit tries many.
+    pub fn with_profiles(scenario: &'a Scenario, profiles: Profiles) -> Result<Self, DeployError> {
+        let plan = memory_plan(scenario);
+        if !plan.fits() {
+            return Err(DeployError::DoesNotFit(Box::new(plan)));
+        }
+        let tensor_parallel = scenario.engine.tensor_parallel_size;
+        let gpu = scenario.hardware.gpu();
+        let traits = EngineTraits::of(scenario.engine.name)
+            .with_graphs(settings::graphs(scenario.engine.name, &scenario.engine.effective));
+        let cost = CalibratedCost::new(&CostInputs {
+            model: &scenario.model,
+            precision: scenario.precision,
+            kv_cache: scenario.kv_cache_dtype,
+            tensor_parallel,
+            gpu,
+            gpu_profile: &profiles.gpu.profile,
+            interconnect: profiles.interconnect.as_ref().map(|found| &found.profile),
+            weight_kernel: None,
+            deployment: &profiles.deployment.profile,
+            engine: &traits,
+        })?;
+        settings::check(scenario, &plan)?;
+        Ok(Self { scenario, profiles, plan, cost })
+    }
+
+    pub fn scenario(&self) -> &'a Scenario {
+        self.scenario
+    }
+
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    pub fn cost(&self) -> &CalibratedCost {
+        &self.cost
+    }
+
+    /// A fresh scheduler of the deployment.
+    pub fn scheduler(&self) -> Box<dyn Scheduler> {
+        settings::scheduler(self.scenario, &self.plan)
+    }
+
+    /// What a recorder of this scenario measures.
+    pub fn measure(&self) -> Measure {
+        let measure = &self.scenario.measure;
+        Measure {
+            convention: measure.convention,
+            warm_up: SimTime::ZERO + measure.warm_up,
+            deadline: self.scenario.workload.duration.map(|d| SimTime::ZERO + d),
+            slo: measure.slo.as_ref().map(|slo| Slo {
+                ttft: slo.ttft,
+                tpot: slo.tpot,
+                e2el: slo.e2el,
+                percentile: slo.percentile,
+            }),
+            replicas: u16::try_from(self.scenario.engine.replicas).unwrap_or(u16::MAX),
+            price: self.scenario.hardware.price.as_ref().map(|price| price.usd),
+        }
+    }
+
+    /// Runs once with `seed`.
+    pub fn simulate<O: Observer>(
+        &self,
+        seed: u64,
+        observer: O,
+        step_by_step: bool,
+    ) -> (RunTotals, O) {
+        let replicas = (0..self.scenario.engine.replicas)
+            .map(|_| (self.scheduler(), Box::new(self.cost.clone()) as Box<_>))
+            .collect();
+        let options = RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() };
+        let workload = self.workload(seed);
+        Simulation::new(replicas, Box::new(LeastOutstanding), workload, observer, options).run()
+    }
+
+    /// A closed loop with a duration is cut off at the deadline; an open loop drains unless told
+    /// otherwise.
+    fn stop_at(&self) -> Option<SimTime> {
+        let workload = &self.scenario.workload;
+        let deadline = workload.duration.map(|d| SimTime::ZERO + d);
+        deadline.filter(|_| workload.arrivals.is_closed_loop() || !workload.drain)
+    }
+
+    fn workload(&self, seed: u64) -> Box<dyn Workload> {
+        let spec = &self.scenario.workload;
+        let lengths =
+            |clients| Lengths::new(spec.lengths.pairs.clone(), spec.lengths.order, clients, seed);
+        let open = |process| {
+            Box::new(OpenLoop::new(process, lengths(1), spec.num_requests, spec.duration, seed))
+        };
+        match spec.arrivals {
+            ArrivalSpec::ClosedLoop { clients, think_time } => {
+                let turn_round = self.profiles.deployment.profile.client_turn_round.value.get();
+                let pause = think_time + SimDuration::from_secs_f64(turn_round);
+                Box::new(ClosedLoop::new(clients, lengths(clients), pause, spec.num_requests))
+            }
+            ArrivalSpec::Constant { request_rate: rate } => open(ArrivalProcess::Constant { rate }),
+            ArrivalSpec::Poisson { request_rate: rate } => open(ArrivalProcess::Poisson { rate }),
+        }
+    }
+}
+
+/// The environment that the scenario names, if it names one.
+fn environment(scenario: &Scenario) -> Option<&str> {
+    let name = scenario.hardware.deployment.as_str();
+    (name != "auto").then_some(name)
+}
+
+/// The memory plan of a scenario, whether or not it fits.
+pub fn memory_plan(scenario: &Scenario) -> MemoryPlan {
+    MemoryPlan::new(&settings::memory_request(scenario))
+}

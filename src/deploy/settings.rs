@@ -1,0 +1,153 @@
+//! What a scenario's engine settings mean for the memory plan, the cost model and the scheduler.
+
+use crate::cost::host::{GraphSizes, Graphs};
+use crate::engine_name::EngineName;
+use crate::kv_cache::memory_plan::{MemoryPlan, MemoryRequest, TgiMemory, TgisMemory, VllmMemory};
+use crate::scenario::Scenario;
+use crate::scenario::defaults::{EffectiveSettings, TgisEffective};
+use crate::scenario::settings::AutoOr;
+use crate::scheduler::Scheduler;
+use crate::scheduler::static_batch::{StaticBatch, StaticConfig};
+use crate::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
+
+use super::DeployError;
+
+pub(super) fn memory_request(scenario: &Scenario) -> MemoryRequest<'_> {
+    let hardware = &scenario.hardware;
+    let mut request = MemoryRequest {
+        kv_cache_dtype: scenario.kv_cache_dtype,
+        tensor_parallel_size: scenario.engine.tensor_parallel_size,
+        instance_gpus: hardware.instance.num_gpus,
+        ..MemoryRequest::new(
+            scenario.engine.name,
+            &scenario.model,
+            scenario.precision,
+            hardware.gpu(),
+        )
+    };
+    match &scenario.engine.effective {
+        EffectiveSettings::Vllm(s) => {
+            request.vllm = VllmMemory {
+                gpu_memory_utilization: Some(s.gpu_memory_utilization),
+                max_model_len: Some(s.max_model_len),
+                max_num_seqs: Some(s.max_num_seqs),
+                max_num_batched_tokens: Some(s.max_num_batched_tokens),
+                block_size: Some(s.block_size),
+                num_gpu_blocks_override: s.num_gpu_blocks_override,
+                enable_chunked_prefill: Some(s.enable_chunked_prefill),
+                enforce_eager: Some(s.enforce_eager),
+            }
+        }
+        EffectiveSettings::Tgi(s) => {
+            request.tgi = TgiMemory {
+                max_input_tokens: s.max_input_tokens,
+                max_total_tokens: s.max_total_tokens,
+                max_batch_prefill_tokens: Some(s.max_batch_prefill_tokens),
+                cuda_memory_fraction: Some(s.cuda_memory_fraction),
+            }
+        }
+        EffectiveSettings::Tgis(s) => {
+            request.tgis = TgisMemory {
+                max_sequence_length: Some(s.max_sequence_length),
+                max_batch_weight: match s.max_batch_weight {
+                    AutoOr::Auto => None,
+                    AutoOr::Value(weight) => Some(weight),
+                },
+                batch_safety_margin: Some(s.batch_safety_margin),
+            }
+        }
+        EffectiveSettings::Static(s) => {
+            request.vllm.gpu_memory_utilization = Some(s.gpu_memory_utilization);
+            request.vllm.max_model_len = Some(s.max_model_len);
+        }
+    }
+    request
+}
+
+/// The steps that the engine replays from CUDA graphs under these settings.
+pub(super) fn graphs(engine: EngineName, settings: &EffectiveSettings) -> Graphs {
+    match settings {
+        EffectiveSettings::Tgis(_) => Graphs::Off,
+        EffectiveSettings::Static(_) => Graphs::Off,
+        EffectiveSettings::Tgi(s) if s.cuda_graphs.is_empty() => Graphs::Off,
+        EffectiveSettings::Tgi(s) => Graphs::Decode(GraphSizes::new(s.cuda_graphs.clone())),
+        EffectiveSettings::Vllm(s) if s.enforce_eager => Graphs::Off,
+        EffectiveSettings::Vllm(s) => match engine {
+            EngineName::Vllm0_2_7 | EngineName::Vllm0_4_2 => Graphs::Decode(GraphSizes::vllm_v0()),
+            _ => Graphs::Any(GraphSizes::vllm_v1(s.max_num_seqs, s.max_num_batched_tokens)),
+        },
+    }
+}
+
+/// What the router itself checks when it starts.
+pub(super) fn check(scenario: &Scenario, plan: &MemoryPlan) -> Result<(), DeployError> {
+    let engine = scenario.engine.name;
+    match &scenario.engine.effective {
+        EffectiveSettings::Tgis(s) => Ok(tgis(engine, s, plan).check()?),
+        EffectiveSettings::Static(_) => Ok(()),
+        EffectiveSettings::Tgi(_) | EffectiveSettings::Vllm(_) => {
+            Err(DeployError::NoScheduler(engine))
+        }
+    }
+}
+
+pub(super) fn scheduler(scenario: &Scenario, plan: &MemoryPlan) -> Box<dyn Scheduler> {
+    match &scenario.engine.effective {
+        EffectiveSettings::Tgis(s) => Box::new(Tgis::new(tgis(scenario.engine.name, s, plan))),
+        EffectiveSettings::Static(s) => Box::new(StaticBatch::new(StaticConfig {
+            batch_size: s.batch_size,
+            max_sequence_length: s.max_model_len,
+            kv_tokens: plan.kv_tokens,
+        })),
+        EffectiveSettings::Tgi(_) | EffectiveSettings::Vllm(_) => {
+            unreachable!("`check` lets only engines with a scheduler through")
+        }
+    }
+}
+
+/// A TGIS server. Coefficients and budgets of 2024 come from the memory plan, as its own estimate
+/// does from the device.
+fn tgis(engine: EngineName, s: &TgisEffective, plan: &MemoryPlan) -> TgisConfig {
+    let batch_type = if s.flash_attention { BatchType::Flash } else { BatchType::Padded };
+    let rules = if engine == EngineName::Tgis2023 {
+        let square = |tokens: u64| match batch_type {
+            BatchType::Flash => tokens,
+            BatchType::Padded => tokens * u64::from(s.max_sequence_length),
+        };
+        WeightRules::Tgis2023 {
+            max_batch_weight: match s.max_batch_weight {
+                AutoOr::Auto => square(plan.kv_tokens),
+                AutoOr::Value(weight) => weight,
+            },
+            max_prefill_weight: match s.max_prefill_weight {
+                AutoOr::Auto => WeightRules::default_prefill_weight(batch_type),
+                AutoOr::Value(weight) => weight,
+            },
+        }
+    } else {
+        let model = plan.tgis_memory_model.expect("the plan of tgis-2024 has a memory model");
+        let next = model.next_token_bytes_per_token.as_f64();
+        WeightRules::Tgis2024 {
+            weight_limit: model.budget.get(),
+            prefill_linear: model.prefill_bytes_per_token.as_f64(),
+            prefill_quadratic: [0.0, 0.0],
+            nexttoken: [next, next],
+            max_prefill_padding: s.max_prefill_padding as f32,
+        }
+    };
+    TgisConfig {
+        batch_type,
+        rules,
+        max_batch_size: s.max_batch_size,
+        max_waiting_tokens: s.max_waiting_tokens,
+        max_sequence_length: s.max_sequence_length,
+        max_new_tokens: s.max_new_tokens,
+        max_concurrent_requests: s.max_concurrent_requests,
+        // While decoding, the old and the new tensor stand side by side; a prefill has both halves
+        // to itself (A8).
+        memory: ShardMemory {
+            prefill_tokens: Some(2 * plan.kv_tokens),
+            decode_tokens: Some(plan.kv_tokens),
+        },
+    }
+}

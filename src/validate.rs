@@ -1,0 +1,142 @@
+//! Published measurements beside predictions, with bounds that fail when they break.
+//!
+//! A suite says of each row whether its data were used in fitting, and what the prediction would
+//! have been without them.
+
+mod claims;
+mod gke;
+mod published;
+mod redhat;
+
+use serde::Serialize;
+
+use crate::cost::calibrated::CostError;
+use crate::deploy::DeployError;
+use crate::named::named_enum;
+use crate::scenario::{self, DiskFiles, Override, Scenario};
+
+named_enum! {
+    /// A set of published facts.
+    pub enum Suite as "suite" {
+        /// Table 2 of Red Hat's study: throughput, minutes and USD.
+        Redhat = "redhat",
+        /// What the same study says in words.
+        RedhatClaims = "redhat-claims",
+        /// What fits on L4 GPUs, from Google's guide.
+        GkeMemory = "gke-memory",
+    }
+}
+
+/// What a suite found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub suite: &'static str,
+    pub title: &'static str,
+    pub rows: Vec<Row>,
+    pub constants: Vec<Constant>,
+    pub checks: Vec<Check>,
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    fn new(suite: Suite, title: &'static str) -> Self {
+        Self {
+            suite: suite.name(),
+            title,
+            rows: Vec::new(),
+            constants: Vec::new(),
+            checks: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Whether every check holds.
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.holds)
+    }
+}
+
+/// A measured number and our prediction of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub row: String,
+    pub quantity: &'static str,
+    pub unit: &'static str,
+    pub measured: f64,
+    pub predicted: f64,
+    /// 95 % interval of the prediction's mean over seeds.
+    pub interval: Option<(f64, f64)>,
+    /// Predicted / measured - 1.
+    pub error: f64,
+    /// The same of a model that was refitted without this row.
+    pub leave_one_out_error: Option<f64>,
+    /// What was fitted on this row, if anything.
+    pub fitted: Vec<String>,
+    pub note: Option<String>,
+}
+
+/// A constant that was fitted on rows of the suite.
+#[derive(Clone, Debug, Serialize)]
+pub struct Constant {
+    pub name: String,
+    pub value: f64,
+    pub unit: &'static str,
+    /// The guess before any row was seen, and its spread as a factor.
+    pub prior: f64,
+    pub prior_factor: f64,
+    /// What stands in the committed profile.
+    pub committed: f64,
+    /// Change of each row's throughput in per cent for a change of the constant by one per cent.
+    pub sensitivity: Vec<(String, f64)>,
+}
+
+/// A statement that holds or does not.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    pub id: String,
+    pub claim: String,
+    pub holds: bool,
+    pub evidence: String,
+}
+
+impl Check {
+    fn new(
+        id: impl Into<String>,
+        claim: impl Into<String>,
+        holds: bool,
+        evidence: impl Into<String>,
+    ) -> Self {
+        Self { id: id.into(), claim: claim.into(), holds, evidence: evidence.into() }
+    }
+}
+
+/// Why a suite could not be computed; each is a fault of the embedded data.
+#[derive(Debug, thiserror::Error)]
+pub enum ValidateError {
+    #[error("published table: {0}")]
+    Published(#[from] csv::Error),
+    #[error("scenario {name}: {why}")]
+    Scenario { name: String, why: String },
+    #[error("scenario {name}: {source}")]
+    Deploy { name: String, source: DeployError },
+    #[error(transparent)]
+    Cost(#[from] CostError),
+}
+
+/// Computes one suite. Uses all threads of the current rayon pool; the result does not depend on
+/// their number.
+pub fn run(suite: Suite) -> Result<Report, ValidateError> {
+    match suite {
+        Suite::Redhat => redhat::report(),
+        Suite::RedhatClaims => claims::report(),
+        Suite::GkeMemory => gke::report(),
+    }
+}
+
+/// An embedded scenario with some keys replaced, each as `key=value`.
+fn load(name: &str, overrides: &[&str]) -> Result<Scenario, ValidateError> {
+    let fault = |why: String| ValidateError::Scenario { name: name.to_owned(), why };
+    let source = scenario::embedded(name).ok_or_else(|| fault("it is not embedded".into()))?;
+    let overrides: Vec<Override> = overrides.iter().map(|o| Override::set(o)).collect();
+    scenario::load(&source, &overrides, &DiskFiles).map_err(|d| fault(d.render(false)))
+}
