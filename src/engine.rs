@@ -13,6 +13,7 @@
 
 mod aborts;
 mod event;
+pub mod invariants;
 pub mod observer;
 mod replica;
 pub mod router;

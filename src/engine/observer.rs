@@ -188,3 +188,35 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.0.needs_every_step() || self.1.needs_every_step()
     }
 }
+
+/// An observer that may not be there.
+impl<O: Observer> Observer for Option<O> {
+    fn on_scheduled(&mut self, step: &ScheduledStep<'_>) {
+        if let Some(observer) = self {
+            observer.on_scheduled(step);
+        }
+    }
+    fn on_completed(&mut self, step: &CompletedStep<'_>) {
+        if let Some(observer) = self {
+            observer.on_completed(step);
+        }
+    }
+    fn on_steady(&mut self, run: &SteadyRun) {
+        if let Some(observer) = self {
+            observer.on_steady(run);
+        }
+    }
+    fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
+        if let Some(observer) = self {
+            observer.on_token_gap(gap, sequences);
+        }
+    }
+    fn on_request(&mut self, record: &RequestRecord) {
+        if let Some(observer) = self {
+            observer.on_request(record);
+        }
+    }
+    fn needs_every_step(&self) -> bool {
+        self.as_ref().is_some_and(Observer::needs_every_step)
+    }
+}
