@@ -77,9 +77,12 @@ pub fn parse(source: SourceId, text: &str) -> Result<Arc<[LengthPair]>, Vec<Diag
     };
 
     let mut pairs = Vec::new();
-    let mut errors = Vec::new();
+    let mut errors: Vec<Diagnostic> = Vec::new();
     for record in reader.records() {
         if errors.len() >= MAX_ERRORS {
+            if let Some(last) = errors.last_mut() {
+                last.notes.push("rows after this one were not read".into());
+            }
             break;
         }
         let record = match record {

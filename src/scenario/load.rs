@@ -158,7 +158,14 @@ pub fn load(
     };
     match validate::scenario(raw, context) {
         Some(scenario) if errors.is_empty() => Ok(scenario),
-        _ => Err(Diagnostics::new(sources, errors)),
+        Some(_) => Err(Diagnostics::new(sources, errors)),
+        None => {
+            debug_assert!(!errors.is_empty(), "a scenario is refused with a reason");
+            if errors.is_empty() {
+                errors.push(Diagnostic::new("the scenario is incomplete"));
+            }
+            Err(Diagnostics::new(sources, errors))
+        }
     }
 }
 

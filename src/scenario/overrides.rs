@@ -6,6 +6,7 @@
 use super::diagnostic::{Diagnostic, SourceId, Sources, Span};
 use super::document::{self, Node, Table, Value};
 use super::schema;
+use super::validate::engine::absent_settings;
 use crate::engine_name::{EngineFamily, EngineName};
 
 /// One flag: a dotted key of the scenario, its value, and how the user wrote it.
@@ -291,7 +292,7 @@ fn drop_excluded(table: &mut Table, file: Option<SourceId>, parts: &[&str], valu
             }
         }
     }
-    // Settings of another family's engine.
+    // Settings that the other engine does not have.
     if let ("engine.name", Value::String(name)) = (path.as_str(), value)
         && let Ok(engine) = name.parse::<EngineName>()
     {
@@ -299,6 +300,11 @@ fn drop_excluded(table: &mut Table, file: Option<SourceId>, parts: &[&str], valu
             let other = format!("engine.{family}");
             if from_file(table, &other) {
                 table.remove_path(&other);
+            }
+        }
+        for (setting, _) in absent_settings(engine) {
+            if from_file(table, &setting) {
+                table.remove_path(&setting);
             }
         }
     }

@@ -23,6 +23,17 @@ impl TakenOut {
             taken.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         })
     }
+
+    /// Whether a key of this table was taken out, other than the given ones.
+    pub fn any_in(&self, table: &str, except: &[&str]) -> bool {
+        self.0.iter().any(|taken| {
+            taken
+                .strip_prefix(table)
+                .and_then(|rest| rest.strip_prefix('.'))
+                .and_then(|rest| rest.split('.').next())
+                .is_some_and(|key| !except.contains(&key))
+        })
+    }
 }
 
 pub fn check(table: &mut Table, errors: &mut Vec<Diagnostic>) -> TakenOut {
@@ -43,8 +54,14 @@ impl Check<'_> {
             let sound = match schema["properties"].get(&*key) {
                 Some(schema) => self.node(node, schema, &path, key),
                 None => {
-                    let problem = unknown_key(key, node, schema, &path);
-                    self.errors.extend(problem);
+                    if let Some(problem) = unknown_key(key, node, schema, &path) {
+                        // The key that was meant is not missing as well.
+                        if let Some(meant) = &problem.suggestion {
+                            let table = path.strip_suffix(key.as_str()).unwrap_or("");
+                            self.taken.0.push(format!("{table}{}", meant.replacement));
+                        }
+                        self.errors.push(problem);
+                    }
                     false
                 }
             };

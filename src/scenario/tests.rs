@@ -290,6 +290,14 @@ fn a_flag_drops_what_it_excludes() {
     let message = load_text(GOOD, &[engine, caching]).unwrap_err();
     assert!(message.contains("tgis-2023 has no setting `enable-prefix-caching`"), "{message}");
 
+    let tgis = GOOD
+        .replace("vllm]\nmax-num-seqs", "tgis]\nmax-batch-weight")
+        .replace("= 64", "= 8192")
+        .replace("vllm-0.32", "tgis-2023");
+    assert!(load_text(&tgis, &[]).is_ok());
+    let newer = Override::flag("--engine", "engine.name", "tgis-2024");
+    assert!(load_text(&tgis, &[newer]).is_ok(), "the weight is a setting of 2023");
+
     let priced = GOOD.replace("[engine]", "price = \"9 USD/h\"\n[engine]");
     let instance = Override::flag("--instance", "hardware.instance", "g5.48xlarge");
     let price = load_text(&priced, &[instance]).unwrap().hardware.price.unwrap();
@@ -311,6 +319,45 @@ fn flags_alone_make_a_scenario() {
     for flag in ["--model", "--instance", "--engine"] {
         assert!(message.contains(flag), "{message}");
     }
+}
+
+#[test]
+fn a_misspelt_key_is_not_reported_as_missing_too() {
+    for (from, to) in [
+        ("clients = 10", "client = 10"),
+        ("[workload.closed-loop]", "[workload.closed-lop]"),
+        ("dataset =", "datset ="),
+        ("instance =", "instnce ="),
+    ] {
+        let message = errors(from, to);
+        assert_eq!(message.matches("error: ").count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn tgi_takes_cuda_graphs_as_a_switch_or_as_sizes() {
+    let tgi = |setting: &str| {
+        let text = GOOD
+            .replace("vllm-0.32", "tgi-v2")
+            .replace("[engine.vllm]\nmax-num-seqs = 64", &format!("[engine.tgi]\n{setting}"));
+        load_text(&text, &[]).map(|scenario| scenario.engine.effective)
+    };
+    let graphs = |setting| match tgi(setting).unwrap() {
+        EffectiveSettings::Tgi(settings) => settings.cuda_graphs,
+        other => panic!("{other:?}"),
+    };
+    assert!(graphs("cuda-graphs = false").is_empty());
+    assert_eq!(graphs("cuda-graphs = [1, 2]"), [1, 2]);
+    assert_eq!(graphs(""), [1, 2, 4, 8, 16, 32]);
+    let message = tgi("cuda-graphs = \"1,2\"").unwrap_err();
+    assert!(
+        message.contains("true or false or a list in which each item is a whole number"),
+        "{message}"
+    );
+    let message = tgi("cuda-graphs = [1, 0]").unwrap_err();
+    assert!(message.contains("must be at least 1"), "{message}");
+    let message = tgi("max-total-tokens = 600").unwrap_err();
+    assert!(message.contains("max-input-tokens is 1024 by default"), "{message}");
 }
 
 #[test]
@@ -393,6 +440,34 @@ fn names_of_embedded_scenarios_are_those_of_their_files() {
     assert!(message.render(false).contains(DEFAULT_SCENARIO), "{message}");
 }
 
+/// Values that some key takes, and values that none does.
+const VALUES: [&str; 24] = [
+    "0",
+    "1",
+    "2",
+    "8",
+    "64",
+    "100000",
+    "4294967295",
+    "-1",
+    "0.5",
+    "1e400",
+    "nan",
+    "true",
+    "false",
+    "auto",
+    "\"\"",
+    "{}",
+    "[]",
+    "[1, \"a\"]",
+    "1s",
+    "0s",
+    "1 GiB",
+    "tgis-2023",
+    "vllm-0.2.7",
+    "static",
+];
+
 proptest! {
     #[test]
     fn no_bytes_make_the_loader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -405,6 +480,23 @@ proptest! {
     ) {
         let text = [&GOOD[..at], &put, &GOOD[(at + len).min(GOOD.len())..]].concat();
         let _ = load(&Source::file("x", text), &[], &MemoryFiles::default()).map_err(|d| d.render(true));
+    }
+
+    #[test]
+    fn no_values_of_known_keys_make_the_loader_panic(
+        picks in proptest::collection::vec((any::<prop::sample::Index>(), 0..VALUES.len()), 1..7)
+    ) {
+        let keys = schema::keys();
+        let set = |(key, value): &(prop::sample::Index, usize)| {
+            Override::set(&format!("{}={}", keys[key.index(keys.len())].0, VALUES[*value]))
+        };
+        let flags: Vec<Override> = picks.iter().map(set).collect();
+        for source in [Source::Flags, Source::file("x", GOOD)] {
+            match load(&source, &flags, &MemoryFiles::default()) {
+                Ok(scenario) => { serde_json::to_string(&scenario).unwrap(); }
+                Err(problems) => prop_assert!(!problems.is_empty() && !problems.render(true).is_empty()),
+            }
+        }
     }
 
     #[test]

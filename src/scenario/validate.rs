@@ -2,7 +2,7 @@
 //! data files, parallelism against model and machine. Collects all problems.
 
 mod deployment;
-mod engine;
+pub mod engine;
 mod workload;
 
 use std::io;

@@ -36,11 +36,8 @@ pub(super) fn foreign_settings(name: EngineName, context: &mut Context<'_>) {
             context.report(problem);
         }
     }
-    for (family, key, engines) in VERSIONED {
-        let path = format!("engine.{family}.{key}");
-        if *family != name.family() || engines.contains(&name) {
-            continue;
-        }
+    for (path, engines) in absent_settings(name) {
+        let key = path.rsplit('.').next().unwrap_or(&path);
         if let Some(span) = context.key_span(&path) {
             let names: Vec<&str> = engines.iter().map(|engine| engine.name()).collect();
             let problem = context
@@ -78,11 +75,20 @@ const VERSIONED: &[(EngineFamily, &str, &[EngineName])] = &[
     (EngineFamily::Vllm, "long-prefill-token-threshold", &[Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "long-prefill-token-threshold-adaptive", &[Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "scheduler-reserve-full-isl", &[Vllm0_13, Vllm0_32]),
+    (EngineFamily::Vllm, "kv-cache-dtype", &[Vllm0_4_2, Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "num-gpu-blocks-override", &[Vllm0_4_2, Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "enable-chunked-prefill", &[Vllm0_4_2, Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "max-paddings", &[Vllm0_2_7]),
     (EngineFamily::Vllm, "swap-space", &[Vllm0_2_7, Vllm0_4_2]),
 ];
+
+/// Settings of the engine's family that this engine does not have, by path, and the engines that do.
+pub fn absent_settings(name: EngineName) -> impl Iterator<Item = (String, &'static [EngineName])> {
+    VERSIONED
+        .iter()
+        .filter(move |(family, _, engines)| *family == name.family() && !engines.contains(&name))
+        .map(|(family, key, engines)| (format!("engine.{family}.{key}"), *engines))
+}
 
 pub(super) fn settings(name: EngineName, raw: &RawEngine) -> EngineSettings {
     match name.family() {

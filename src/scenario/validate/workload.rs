@@ -30,13 +30,14 @@ pub(super) fn workload(
     let arrivals = arrivals(&raw, context, notes);
     let closed = arrivals.as_ref().map(ArrivalSpec::is_closed_loop);
     let lengths = lengths_of(&raw.lengths, closed.unwrap_or(true), context, notes);
-    for (key, zero) in [("workload.duration", raw.duration == Some(SimDuration::ZERO))] {
-        if zero {
-            let problem = context
-                .problem_at(key, "the duration must be above zero", "no time at all")
-                .help("write a duration such as \"240s\"");
-            context.report(problem);
-        }
+    if raw.duration == Some(SimDuration::ZERO) {
+        let problem = context
+            .problem_at("workload.duration", "the duration must be above zero", "no time at all")
+            .help("write a duration such as \"240s\"");
+        context.report(problem);
+    }
+    if let (Some(ArrivalSpec::ClosedLoop { clients, .. }), Some(lengths)) = (&arrivals, &lengths) {
+        permutations(*clients, lengths, context);
     }
     let closed = closed?;
     if closed && raw.drain.is_some() {
@@ -116,7 +117,8 @@ fn arrivals(
         }
     }
     // Unknown or refused kinds of arrivals have been reported.
-    if context.taken.covers("workload") {
+    let others = ["duration", "num-requests", "seed", "drain", "lengths"];
+    if context.taken.any_in("workload", &others) {
         return None;
     }
     if context.file.is_none() {
@@ -187,7 +189,7 @@ fn lengths_of(
             let pair = LengthPair { input: (*input)?, output: (*output)? };
             Some(LengthSpec { name: "fixed".into(), pairs: Arc::new([pair]), order })
         }
-        (None, None) if context.taken.covers("workload.lengths") => None,
+        (None, None) if context.taken.any_in("workload.lengths", &["order"]) => None,
         (None, None) if context.file.is_none() => {
             notes.push(format!(
                 "no lengths given: those of {DEFAULT_DATASET} are assumed (flags: --lengths, \
@@ -203,6 +205,22 @@ fn lengths_of(
             );
             None
         }
+    }
+}
+
+/// Each client keeps an index into all pairs.
+fn permutations(clients: u32, lengths: &LengthSpec, context: &mut Context<'_>) {
+    const MAX_INDICES: u64 = 1 << 28;
+    let indices = u64::from(clients) * lengths.pairs.len() as u64;
+    if lengths.order == LengthOrder::PerClientShuffle && indices > MAX_INDICES {
+        let problem = context
+            .problem_at(
+                "workload.lengths.dataset",
+                "the data set is too long for a permutation per client",
+                format!("{} rows for each of {clients} clients", lengths.pairs.len()),
+            )
+            .help("set workload.lengths.order = \"shuffle\" or \"sample\"");
+        context.report(problem);
     }
 }
 
