@@ -166,6 +166,9 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         let now = self.now;
         let replica = &mut self.replicas[index];
         self.aborts.apply(now, replica, &self.requests, &mut self.ended);
+        // Before the step ends, so that its tokens are not laid to those who have gone.
+        self.end_requests(index);
+        let replica = &mut self.replicas[index];
         replica.complete(now, &mut self.requests, &mut self.observer, &mut self.ended);
         self.end_requests(index);
 

@@ -116,6 +116,8 @@ pub struct Request {
     pub first_token: Option<SimTime>,
     /// When its newest token left, kept only while that differs from the rest of the batch.
     pub last_token: SimTime,
+    /// Whether it has got a token since it was last admitted.
+    pub decoding: bool,
     /// Prompt tokens found in the prefix cache at first admission.
     pub cached_tokens: u32,
     pub preemptions: u32,
@@ -131,6 +133,7 @@ impl Request {
             first_scheduled: None,
             first_token: None,
             last_token: arrival,
+            decoding: false,
             cached_tokens: 0,
             preemptions: 0,
         }

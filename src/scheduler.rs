@@ -174,6 +174,9 @@ pub struct StepOutcome {
     pub decode_tokens: u32,
     /// Sequences that got their first token since they were (re)admitted.
     pub first_tokens: Vec<RequestId>,
+    /// Sequences that got a token although they were preempted while the step ran (vLLM's
+    /// asynchronous scheduling).
+    pub late_tokens: Vec<RequestId>,
     /// Running sequences that got no token although `decode_tokens` others did (budget, preemption
     /// of others).
     pub stalled: Vec<RequestId>,
@@ -182,9 +185,16 @@ pub struct StepOutcome {
 }
 
 impl StepOutcome {
+    /// Tokens that the step has produced.
+    pub fn tokens(&self) -> u64 {
+        let apart = self.first_tokens.len() + self.late_tokens.len();
+        u64::from(self.decode_tokens) + u64::try_from(apart).expect("a batch fits u64")
+    }
+
     pub fn clear(&mut self) {
         self.decode_tokens = 0;
         self.first_tokens.clear();
+        self.late_tokens.clear();
         self.stalled.clear();
         self.ended.clear();
     }

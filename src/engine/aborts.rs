@@ -59,6 +59,8 @@ impl AbortScript {
                 None => uid >= self.arrived,
                 Some(&id) if requests.get(id).replica != replica.id => true,
                 Some(id) if replica.inbox.contains(id) => true,
+                // Two clients may wait for one answer, but it ends once.
+                Some(&id) if ended.iter().any(|e| e.id == id) => false,
                 Some(&id) => {
                     replica.scheduler.abort(now, id, ended);
                     false

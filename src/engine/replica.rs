@@ -97,8 +97,7 @@ impl Replica {
         self.outcome.clear();
         self.scheduler.complete(done.start, now, &mut self.outcome);
         self.completed_steps += 1;
-        self.output_tokens += u64::from(self.outcome.decode_tokens)
-            + u64::try_from(self.outcome.first_tokens.len()).expect("a batch fits u64");
+        self.output_tokens += self.outcome.tokens();
         self.clock.tokens(now, &self.outcome, requests, observer);
         observer.on_completed(&CompletedStep {
             replica: self.id,
@@ -360,9 +359,19 @@ impl TokenClock {
                 observer.on_token_gap(now.since(request.last_token), 1);
             }
             request.last_token = now;
+            request.decoding = true;
             if self.batch != now {
                 self.apart.push(id);
             }
+        }
+        for &id in &outcome.late_tokens {
+            let request = requests.get_mut(id);
+            if request.first_token.is_none() {
+                request.first_token = Some(now);
+            } else {
+                observer.on_token_gap(now.since(request.last_token), 1);
+            }
+            request.last_token = now;
         }
     }
 
@@ -386,13 +395,16 @@ impl TokenClock {
         self.batch = now;
     }
 
-    /// A sequence is preempted: it keeps the instant of its newest token.
+    /// A sequence is preempted: it keeps the instant of its newest token, which is not the batch's
+    /// if it was still being recomputed.
     fn leave_batch(&mut self, id: RequestId, requests: &mut RequestTable) {
+        let request = requests.get_mut(id);
         if let Some(at) = self.apart.iter().position(|&other| other == id) {
             self.apart.swap_remove(at);
-        } else {
-            requests.get_mut(id).last_token = self.batch;
+        } else if request.decoding {
+            request.last_token = self.batch;
         }
+        request.decoding = false;
     }
 
     fn forget(&mut self, id: RequestId) {

@@ -187,7 +187,7 @@ impl Observer for Recorder {
         self.timeline.add(step.start, step.end, &step.occupancy);
         self.steps.preemptions += step.step.preempted.len() as u64;
         let outcome = step.outcome;
-        let tokens = u64::from(outcome.decode_tokens) + outcome.first_tokens.len() as u64;
+        let tokens = outcome.tokens();
         self.count_tokens(step.end, tokens);
         let changes = !(outcome.ended.is_empty()
             && outcome.first_tokens.is_empty()

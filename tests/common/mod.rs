@@ -70,8 +70,7 @@ impl Observer for Digest {
         assert_eq!(step.time.total(), step.end.since(step.start), "the terms add up to the step");
         self.add_time(step.time);
         self.steps += 1;
-        self.tokens +=
-            u64::from(step.outcome.decode_tokens) + step.outcome.first_tokens.len() as u64;
+        self.tokens += step.outcome.tokens();
         self.peak_kv = self.peak_kv.max(step.occupancy.kv_used);
         self.last_end = step.end;
     }
