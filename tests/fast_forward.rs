@@ -12,6 +12,7 @@ use servesim::engine::{RunOptions, RunTotals, Simulation};
 use servesim::scheduler::Scheduler;
 use servesim::scheduler::static_batch::{StaticBatch, StaticConfig};
 use servesim::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
+use servesim::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 use servesim::time::{SimDuration, SimTime};
 use servesim::workload::{
     ArrivalProcess, ClosedLoop, LengthOrder, LengthPair, Lengths, OpenLoop, Workload,
@@ -35,6 +36,7 @@ struct Case {
 enum SchedulerCase {
     Tgis(TgisConfig),
     Static(StaticConfig),
+    VllmV1(VllmV1Config),
 }
 
 impl SchedulerCase {
@@ -42,6 +44,7 @@ impl SchedulerCase {
         match self {
             Self::Tgis(config) => Box::new(Tgis::new(config.clone())),
             Self::Static(config) => Box::new(StaticBatch::new(config.clone())),
+            Self::VllmV1(config) => Box::new(VllmV1::new(config.clone())),
         }
     }
 }
@@ -105,7 +108,7 @@ fn tgis() -> impl Strategy<Value = SchedulerCase> {
         })
         .prop_filter("the router starts", |case| match case {
             SchedulerCase::Tgis(config) => config.check().is_ok(),
-            SchedulerCase::Static(_) => true,
+            _ => true,
         })
 }
 
@@ -115,9 +118,35 @@ fn static_batch() -> impl Strategy<Value = SchedulerCase> {
     })
 }
 
+fn vllm_v1() -> impl Strategy<Value = SchedulerCase> {
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (1u32..24, 24u32..600, 32u32..200, prop_oneof![Just(0.0), 0.0..0.1], switches).prop_map(
+        |(max_num_seqs, budget, num_gpu_blocks, watermark, switches)| {
+            let (caching, chunked, asynchronous, newer) = switches;
+            SchedulerCase::VllmV1(VllmV1Config {
+                max_model_len: 400,
+                max_num_seqs,
+                max_num_active_seqs: None,
+                max_num_batched_tokens: if chunked { budget } else { budget.max(400) },
+                max_num_scheduled_tokens: None,
+                num_gpu_blocks,
+                block_size: 16,
+                enable_prefix_caching: caching,
+                enable_chunked_prefill: chunked,
+                policy: Policy::Fcfs,
+                async_scheduling: asynchronous,
+                watermark,
+                long_prefill_token_threshold: 0,
+                long_prefill_token_threshold_adaptive: false,
+                rules: if newer { VllmV1Rules::V0_32 } else { VllmV1Rules::V0_13 },
+            })
+        },
+    )
+}
+
 fn cases() -> impl Strategy<Value = Case> {
     (
-        prop_oneof![4 => tgis(), 1 => static_batch()],
+        prop_oneof![4 => tgis(), 1 => static_batch(), 4 => vllm_v1()],
         1usize..4,
         prop::collection::vec((1u32..300, 1u32..120), 1..12),
         prop::bool::ANY,

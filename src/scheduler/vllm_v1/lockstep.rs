@@ -1,0 +1,214 @@
+//! The decoding sequences, which all advance by one token at every turn.
+//!
+//! None of them is touched while it decodes. A turn counter stands for the progress of all; what a
+//! step needs to know of them is kept in aggregates: how many there are, the sum of their computed
+//! tokens, how many stand in each residue class modulo the block size (and so need a block at which
+//! turn), and who finishes when. Joining, leaving and missing a turn cost O(log batch).
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::request::RequestId;
+
+use super::sequence::{Phase, Sequence};
+
+/// A sequence that decodes, by admission number and slot. Slots are reused, numbers are not.
+pub(super) type Member = (u64, RequestId);
+
+#[derive(Debug)]
+pub(super) struct Lockstep {
+    block_size: u64,
+    /// Turns scheduled so far.
+    turn: u64,
+    seqs: u32,
+    /// Sum of computed tokens after the newest turn.
+    computed: u64,
+    /// The class whose members start a new block at the next turn.
+    crossing: usize,
+    /// Sequences by `(computed - turn) mod block_size`.
+    class_sizes: Vec<u32>,
+    /// The same as lists in running order, where blocks have identities; else empty.
+    class_members: Vec<Vec<Member>>,
+    /// (turn of the last token, member), earliest first. An entry may be early or dead: turns missed
+    /// and departures are noticed when it comes up.
+    calendar: BinaryHeap<Reverse<(u64, Member)>>,
+}
+
+impl Lockstep {
+    pub(super) fn new(block_size: u32, with_members: bool) -> Self {
+        let classes = block_size as usize;
+        Self {
+            block_size: u64::from(block_size),
+            turn: 0,
+            seqs: 0,
+            computed: 0,
+            crossing: 0,
+            class_sizes: vec![0; classes],
+            class_members: vec![Vec::new(); if with_members { classes } else { 0 }],
+            calendar: BinaryHeap::new(),
+        }
+    }
+
+    /// The newest turn scheduled; the first is 1.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// Sequences in lockstep.
+    pub(super) fn seqs(&self) -> u32 {
+        self.seqs
+    }
+
+    /// Sum of their computed tokens after the newest turn.
+    pub(super) fn computed_sum(&self) -> u64 {
+        self.computed
+    }
+
+    /// Tokens of one of them that are computed after the newest turn.
+    pub(super) fn computed(&self, seq: &Sequence) -> u32 {
+        let tokens = u64::from(seq.final_computed()) + self.turn - seq.finish_turn;
+        u32::try_from(tokens).expect("a sequence is no longer than the model allows")
+    }
+
+    /// Sequences that need a new block at the next turn.
+    pub(super) fn crossing_seqs(&self) -> u32 {
+        self.class_sizes[self.crossing]
+    }
+
+    /// Those sequences in running order.
+    pub(super) fn crossing_members(&self) -> &[Member] {
+        &self.class_members[self.crossing]
+    }
+
+    /// Sequences that fill their newest block at the next turn, in running order.
+    pub(super) fn filling_members(&self) -> &[Member] {
+        &self.class_members[self.class_after(1)]
+    }
+
+    /// The blocks that the next `turns` turns take.
+    pub(super) fn blocks_for_turns(&self, turns: u32) -> u64 {
+        let classes = self.class_sizes.len();
+        let (cycles, rest) = (turns as usize / classes, turns as usize % classes);
+        let whole = cycles as u64 * u64::from(self.seqs);
+        let partial: u64 =
+            (0..rest).map(|i| u64::from(self.class_sizes[self.class_after(i)])).sum();
+        whole + partial
+    }
+
+    /// How many of the next `most` turns need no more than `free` blocks in all.
+    pub(super) fn turns_within(&self, free: u32, most: u32) -> u32 {
+        let classes = u32::try_from(self.class_sizes.len()).expect("made from a u32");
+        if u64::from(most / classes + 1) * u64::from(self.seqs) <= u64::from(free) {
+            return most;
+        }
+        let cycles = (most / classes).min(free / self.seqs);
+        let mut left = free - cycles * self.seqs;
+        let mut turns = cycles * classes;
+        for i in 0.. {
+            let need = self.class_sizes[self.class_after(i)];
+            if turns == most || need > left {
+                break;
+            }
+            left -= need;
+            turns += 1;
+        }
+        turns
+    }
+
+    /// The class that crosses `turns` turns after the next; `turns` is below the block size.
+    fn class_after(&self, turns: usize) -> usize {
+        let classes = self.class_sizes.len();
+        (self.crossing + classes - turns) % classes
+    }
+
+    /// The class of a sequence: constant as long as it misses no turn.
+    fn class(&self, seq: &Sequence) -> usize {
+        let b = self.block_size;
+        let class = (u64::from(seq.final_computed()) + b - seq.finish_turn % b) % b;
+        usize::try_from(class).expect("below the block size")
+    }
+
+    fn enter_class(&mut self, member: Member, class: usize) {
+        self.class_sizes[class] += 1;
+        if let Some(members) = self.class_members.get_mut(class) {
+            let at = members.partition_point(|&(order, _)| order < member.0);
+            members.insert(at, member);
+        }
+    }
+
+    fn leave_class(&mut self, member: Member, class: usize) {
+        self.class_sizes[class] -= 1;
+        if let Some(members) = self.class_members.get_mut(class) {
+            let at = members.binary_search(&member).expect("a sequence stands in its class");
+            members.remove(at);
+        }
+    }
+
+    /// Another turn is scheduled; all sequences get one token.
+    pub(super) fn tick(&mut self) {
+        self.turn += 1;
+        self.computed += u64::from(self.seqs);
+        self.crossing = if self.crossing == 0 { self.class_sizes.len() } else { self.crossing } - 1;
+    }
+
+    /// `turns` turns at once.
+    pub(super) fn tick_many(&mut self, turns: u32) {
+        let classes = self.class_sizes.len();
+        self.turn += u64::from(turns);
+        self.computed += u64::from(turns) * u64::from(self.seqs);
+        self.crossing = (self.crossing + classes - turns as usize % classes) % classes;
+    }
+
+    /// A sequence whose last prompt token was computed in the newest turn decodes from now on.
+    pub(super) fn join(&mut self, id: RequestId, seq: &mut Sequence) {
+        seq.phase = Phase::Decode;
+        seq.joined = self.turn;
+        seq.finish_turn = self.turn + u64::from(seq.limit - seq.outputs - 1);
+        self.seqs += 1;
+        self.computed += u64::from(self.computed(seq));
+        self.enter_class((seq.order, id), self.class(seq));
+        self.calendar.push(Reverse((seq.finish_turn, (seq.order, id))));
+    }
+
+    /// A sequence decodes no more; the caller gives it its next phase.
+    pub(super) fn leave(&mut self, id: RequestId, seq: &Sequence) {
+        debug_assert_eq!(seq.phase, Phase::Decode, "it was in lockstep");
+        self.seqs -= 1;
+        self.computed -= u64::from(self.computed(seq));
+        self.leave_class((seq.order, id), self.class(seq));
+    }
+
+    /// A sequence got no token in the newest turn, and its last one is still to come.
+    pub(super) fn miss(&mut self, id: RequestId, seq: &mut Sequence) {
+        self.leave_class((seq.order, id), self.class(seq));
+        seq.finish_turn += 1;
+        self.computed -= 1;
+        self.enter_class((seq.order, id), self.class(seq));
+    }
+
+    /// The earliest turn that may compute the last token of a sequence.
+    pub(super) fn next_finish(&self) -> Option<u64> {
+        self.calendar.peek().map(|&Reverse((turn, _))| turn)
+    }
+
+    /// Takes a sequence whose last token the newest turn computes out of the calendar; it stays in
+    /// lockstep until the caller takes it out.
+    pub(super) fn pop_finishing(&mut self, seqs: &[Sequence]) -> Option<Member> {
+        while let Some(&Reverse((turn, member))) = self.calendar.peek() {
+            if turn > self.turn {
+                return None;
+            }
+            self.calendar.pop();
+            let seq = &seqs[member.1.index()];
+            if seq.order != member.0 || seq.phase != Phase::Decode {
+                continue;
+            }
+            if seq.finish_turn == self.turn {
+                return Some(member);
+            }
+            debug_assert!(seq.finish_turn > self.turn, "nobody finishes unnoticed");
+            self.calendar.push(Reverse((seq.finish_turn, member)));
+        }
+        None
+    }
+}

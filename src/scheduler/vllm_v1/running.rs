@@ -1,0 +1,272 @@
+//! The running loop: tokens for those who run already, and preemption where blocks run out.
+
+use crate::kv_cache::Release;
+use crate::request::RequestId;
+use crate::scheduler::Step;
+
+use super::flight::{Chunk, Flight};
+use super::sequence::{Phase, Sequence};
+use super::{Policy, Round, VllmV1};
+
+impl VllmV1 {
+    /// Output tokens of a live request that have been delivered.
+    pub(super) fn outputs(&self, id: RequestId) -> u32 {
+        let seq = &self.seqs[id.index()];
+        // All turns up to this one are over.
+        let done = self.in_flight.front().map_or(self.lockstep.turn(), |oldest| oldest.turn - 1);
+        if !matches!(seq.phase, Phase::Decode | Phase::Leaving) || done < seq.joined {
+            return seq.outputs;
+        }
+        // A turn missed delays the last token as soon as it is scheduled, but costs a token only
+        // once it is over.
+        let member = (seq.order, id);
+        let delays = |f: &&Flight| f.turn <= seq.finish_turn && f.missed.contains(&member);
+        let missed = self.in_flight.iter().filter(delays).count();
+        let missed = u64::try_from(missed).expect("a pipeline is short");
+        let outputs = u64::from(seq.limit) + done + missed - seq.finish_turn;
+        u32::try_from(outputs).expect("no more than the limit")
+    }
+
+    /// Tokens of a running sequence that are computed or handed to a step; `turn` is the one being
+    /// formed.
+    fn held_tokens(&self, seq: &Sequence, turn: u64) -> u32 {
+        let computed = match seq.phase {
+            Phase::Decode => self.lockstep.computed(seq),
+            _ => seq.computed,
+        };
+        computed + if seq.scheduled_turn == turn { seq.chunk } else { 0 }
+    }
+
+    /// Leading blocks of a running sequence that carry a content key.
+    ///
+    /// Keys are given out when blocks are allocated, up to the tokens known by then. In lockstep
+    /// nobody notes that for each sequence: synchronously all computed tokens are known;
+    /// asynchronously the newest one is still in flight (vLLM 0.32.0 `async_scheduler.py`).
+    pub(super) fn keyed_blocks(&self, seq: &Sequence, held_tokens: u32) -> u32 {
+        let lockstep = match seq.phase {
+            Phase::Decode | Phase::Leaving if self.config.async_scheduling => held_tokens - 1,
+            _ => held_tokens,
+        };
+        self.kv.full_blocks(lockstep).max(seq.table.keyed())
+    }
+
+    /// The running loop for the usual case: every sequence in lockstep gets its token, then the
+    /// unfinished prompts at the tail of the list their chunks. Returns false, with nothing done,
+    /// if that may not be what the loop over each sequence does.
+    pub(super) fn run_lockstep(&mut self, round: &mut Round) -> bool {
+        let seqs = self.lockstep.seqs();
+        let crossing = self.lockstep.crossing_seqs();
+        if seqs > round.budget || crossing > self.kv.free_blocks() {
+            return false;
+        }
+        if let Some(&first) = self.partial.first() {
+            // The others stand before them and are served first.
+            let tail = self.running.len() - self.partial.len();
+            if self.running[tail] != first || !self.partial_fits(round, seqs, crossing) {
+                return false;
+            }
+        }
+        // After a turn missed a sequence is one token out of step with what is known of it.
+        let in_step = !self.config.async_scheduling
+            || self.in_flight.back().is_some_and(|f| f.missed.is_empty());
+        if self.kv.caches_prefixes() && seqs > 0 && !in_step {
+            return false;
+        }
+        round.budget -= seqs;
+        self.take_lockstep_blocks();
+        for at in 0..self.partial.len() {
+            if round.budget == 0 {
+                break;
+            }
+            let id = self.partial[at];
+            let seq = &self.seqs[id.index()];
+            let (past, new) = (seq.computed, round.chunk_of(seq.known() - seq.computed));
+            self.schedule_chunk(round, id, past, new);
+        }
+        true
+    }
+
+    /// Whether the unfinished prompts find blocks for what the budget leaves them.
+    fn partial_fits(&self, round: &Round, budget_used: u32, blocks_used: u32) -> bool {
+        let mut budget = round.budget - budget_used;
+        let mut free = self.kv.free_blocks() - blocks_used;
+        for id in &self.partial {
+            let seq = &self.seqs[id.index()];
+            let new = round.capped(seq.known() - seq.computed).min(budget);
+            let held = self.kv.blocks_for(seq.computed);
+            let need = self.kv.blocks_for(seq.computed + new) - held;
+            if need > free {
+                return false;
+            }
+            free -= need;
+            budget -= new;
+        }
+        true
+    }
+
+    /// The blocks that the lockstep needs for its next turn, and the keys of those it fills.
+    pub(super) fn take_lockstep_blocks(&mut self) {
+        if !self.kv.is_identified() {
+            self.kv.take_counted(self.lockstep.crossing_seqs());
+            return;
+        }
+        let shares = self.kv.caches_prefixes();
+        for &(_, id) in self.lockstep.crossing_members() {
+            let table = &mut self.seqs[id.index()].table;
+            let full = u32::try_from(table.blocks().len()).expect("block ids are u32");
+            self.kv.grow(table, 1);
+            if shares && self.config.async_scheduling && table.is_shareable() {
+                self.kv.register(table, full);
+            }
+        }
+        if shares && !self.config.async_scheduling {
+            for &(_, id) in self.lockstep.filling_members() {
+                let table = &mut self.seqs[id.index()].table;
+                if table.is_shareable() {
+                    let full = u32::try_from(table.blocks().len()).expect("block ids are u32");
+                    self.kv.register(table, full);
+                }
+            }
+        }
+    }
+
+    /// Gives a sequence outside of lockstep `new` tokens; the blocks must be free.
+    pub(super) fn schedule_chunk(&mut self, round: &mut Round, id: RequestId, past: u32, new: u32) {
+        let seq = &mut self.seqs[id.index()];
+        let need = self.kv.blocks_for(past + new) - self.kv.blocks_for(past);
+        self.kv.grow(&mut seq.table, need);
+        self.kv.register(&mut seq.table, self.kv.full_blocks(past + new));
+        seq.scheduled_turn = round.turn;
+        seq.chunk = new;
+        round.budget -= new;
+        let samples = past + new == seq.known();
+        let member = (seq.order, id);
+        round.flight.chunks.push(Chunk { member, past, new, admitted: false, samples });
+    }
+
+    /// The running loop of vLLM, sequence by sequence (vLLM 0.32.0 `scheduler.py`, `schedule`).
+    ///
+    /// The bound `max_model_len - 1 - computed` on a chunk is left out: with `max_tokens` cut at
+    /// the door it never binds.
+    pub(super) fn run_each(&mut self, round: &mut Round, step: &mut Step) {
+        let mut cursor = 0;
+        'running: while cursor < self.running.len() && round.budget > 0 {
+            let id = self.running[cursor];
+            let seq = &self.seqs[id.index()];
+            let (past, new) = match seq.phase {
+                Phase::Leaving => {
+                    cursor += 1;
+                    continue;
+                }
+                Phase::Decode => (self.lockstep.computed(seq), 1),
+                _ => (seq.computed, round.chunk_of(seq.known() - seq.computed)),
+            };
+            let need = self.kv.blocks_for(past + new) - self.kv.blocks_for(past);
+            while need > self.kv.free_blocks() {
+                let victim_at = match self.config.policy {
+                    Policy::Fcfs => self.running.len() - 1,
+                    Policy::Priority => self.least_urgent(),
+                };
+                let victim = self.running[victim_at];
+                let was_scheduled = self.preempt(victim_at, round, step);
+                if victim == id {
+                    break 'running;
+                }
+                let moves = was_scheduled || self.config.rules.any_earlier_victim_moves_cursor;
+                if victim_at < cursor && moves {
+                    cursor -= 1;
+                }
+            }
+            if self.seqs[id.index()].phase == Phase::Decode {
+                self.schedule_decode(round, id, past, need);
+            } else {
+                self.schedule_chunk(round, id, past, new);
+            }
+            cursor += 1;
+        }
+        for &id in &self.running {
+            let seq = &self.seqs[id.index()];
+            if seq.phase == Phase::Decode && seq.scheduled_turn != round.turn {
+                round.flight.missed.push((seq.order, id));
+            }
+        }
+    }
+
+    /// Gives a sequence in lockstep its token.
+    fn schedule_decode(&mut self, round: &mut Round, id: RequestId, past: u32, need: u32) {
+        let known = self.seqs[id.index()].prompt + self.outputs(id);
+        let seq = &mut self.seqs[id.index()];
+        self.kv.grow(&mut seq.table, need);
+        self.kv.register(&mut seq.table, self.kv.full_blocks(known.min(past + 1)));
+        seq.scheduled_turn = round.turn;
+        seq.chunk = 1;
+        round.budget -= 1;
+    }
+
+    /// Where the running request stands that a more urgent one displaces first: the largest
+    /// (priority, arrival), and of equals the first (Python's `max`).
+    fn least_urgent(&self) -> usize {
+        let key = |at: usize| {
+            let seq = &self.seqs[self.running[at].index()];
+            (seq.priority, seq.arrival)
+        };
+        let later = |best, at| if key(at) > key(best) { at } else { best };
+        (1..self.running.len()).fold(0, later)
+    }
+
+    /// Takes a running request off the GPU: its KV is recomputed later, its output kept. Returns
+    /// whether it had been scheduled in this step; its tokens then return to the budget.
+    fn preempt(&mut self, at: usize, round: &mut Round, step: &mut Step) -> bool {
+        let id = self.running.remove(at);
+        let outputs = self.outputs(id);
+        let seq = &self.seqs[id.index()];
+        let member = (seq.order, id);
+        let was_scheduled = seq.scheduled_turn == round.turn;
+        let held = self.held_tokens(seq, round.turn);
+        let keyed = self.keyed_blocks(seq, held);
+        let held = self.kv.blocks_for(held);
+        match seq.phase {
+            Phase::Decode | Phase::Leaving => {
+                for flight in &mut self.in_flight {
+                    if flight.decodes(member, seq) {
+                        flight.decode -= 1;
+                        flight.late.push(member);
+                    }
+                }
+                if seq.phase == Phase::Decode {
+                    self.lockstep.leave(id, seq);
+                }
+            }
+            Phase::Prefill => {
+                self.partial.retain(|&other| other != id);
+                round.flight.chunks.retain(|chunk| chunk.member != member);
+            }
+            _ => {}
+        }
+        let seq = &mut self.seqs[id.index()];
+        if was_scheduled {
+            round.budget += seq.chunk;
+            seq.scheduled_turn = super::sequence::NEVER;
+        }
+        self.kv.release(&mut seq.table, held, keyed, Release::Preempted);
+        seq.phase = Phase::Waiting;
+        seq.outputs = outputs;
+        seq.computed = 0;
+        seq.preempted = true;
+        self.waiting.come_back(id, seq.urgency());
+        step.preempted.push(id);
+        was_scheduled
+    }
+}
+
+impl Round {
+    /// `tokens`, cut to the cap on prompts.
+    pub(super) fn capped(&self, tokens: u32) -> u32 {
+        if self.threshold > 0 { tokens.min(self.threshold) } else { tokens }
+    }
+
+    /// `tokens`, cut to the cap on prompts and to the budget.
+    pub(super) fn chunk_of(&self, tokens: u32) -> u32 {
+        self.capped(tokens).min(self.budget)
+    }
+}
