@@ -6,6 +6,7 @@
 //! compared field by field.
 
 mod tgis;
+mod vllm_v1;
 
 use serde_json::{Map, Value};
 
@@ -46,6 +47,9 @@ pub struct Verdict {
 pub fn check(bytes: &[u8]) -> Result<Verdict, ConformanceError> {
     let golden: Value =
         serde_json::from_slice(bytes).map_err(|e| ConformanceError::Malformed(e.to_string()))?;
+    if golden["format"] == vllm_v1::FORMAT {
+        return vllm_v1::check(golden);
+    }
     let engine = golden.pointer("/scenario/engine").and_then(Value::as_str);
     match engine {
         Some(name) if name.starts_with("tgis-") => tgis::check(name, &golden),

@@ -50,3 +50,17 @@ fn every_recorded_tgis_schedule_is_reproduced() {
     let Some(shared) = shared() else { return };
     check_all(&shared.join("data/golden/tgis"));
 }
+
+#[test]
+fn the_vllm_v1_schedules_kept_here_are_reproduced() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    check_all(&golden.join("vllm-v1-0.32"));
+    check_all(&golden.join("vllm-v1-0.13"));
+}
+
+#[test]
+fn every_recorded_vllm_v1_schedule_is_reproduced() {
+    let Some(shared) = shared() else { return };
+    check_all(&shared.join("data/golden/vllm-v1-0.32"));
+    check_all(&shared.join("data/golden/vllm-v1-0.13"));
+}
