@@ -1,5 +1,6 @@
 //! servesim
 pub mod calibrate;
+pub mod cli;
 pub mod conformance;
 pub mod cost;
 pub mod deploy;

@@ -15,16 +15,18 @@ pub struct SimulatorFigures {
     pub wall_s: f64,
 }
 
-/// The object that `run --format json` prints: scenario, summary and, on the terminal only, what the
-/// simulation took.
+/// The object that `run --format json` prints: scenario, summary, what the prediction rests on and,
+/// on the terminal only, what the simulation took.
 pub fn run_object(
     scenario: &impl Serialize,
     summary: &Summary,
+    provenance: &Value,
     simulator: Option<&SimulatorFigures>,
 ) -> Vec<u8> {
     let mut object = json!({
         "scenario": scenario,
         "summary": summary,
+        "provenance": provenance,
     });
     if let Some(figures) = simulator {
         object["simulator"] = json!(figures);
@@ -45,12 +47,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_object_has_the_three_members_of_the_contract() {
+    fn the_object_has_the_members_of_the_contract() {
         let scenario = json!({"name": "a"});
-        let bytes = run_object(&scenario, &Summary::default(), Some(&SimulatorFigures::default()));
+        let figures = SimulatorFigures::default();
+        let bytes = run_object(&scenario, &Summary::default(), &json!({}), Some(&figures));
         let value: Value = serde_json::from_slice(&bytes).unwrap();
         let keys: Vec<_> = value.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["scenario", "summary", "simulator"]);
+        assert_eq!(keys, ["scenario", "summary", "provenance", "simulator"]);
         let figures: Vec<_> = value["simulator"].as_object().unwrap().keys().collect();
         assert_eq!(figures, ["steps", "output_tokens", "cpu_s", "wall_s"]);
         assert!(bytes.ends_with(b"}\n"));
@@ -58,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_file_has_no_wall_clock_figures() {
-        let bytes = run_object(&json!({}), &Summary::default(), None);
+        let bytes = run_object(&json!({}), &Summary::default(), &json!({}), None);
         let text = String::from_utf8(bytes).unwrap();
         assert!(!text.contains("simulator") && !text.contains("wall_s"));
     }

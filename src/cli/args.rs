@@ -1,0 +1,535 @@
+//! What can be typed: commands and flags, and the scenario keys that flags stand for.
+//!
+//! Flags that override a key take their value as text and pass it on with their own spelling. So a
+//! value is checked in one place, whether it comes from a file, `--set` or a flag, and the message
+//! points at what the user wrote.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::scenario::Override;
+
+/// Simulates LLM serving on GPUs: latency, throughput, memory and cost, without the GPUs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "servesim",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:
+  servesim run                                   the embedded default scenario
+  servesim run scenario.toml --concurrency 20    a file, with one key changed
+  servesim memory --model gemma-7b --instance g2-standard-4 --engine vllm-0.4.2
+  servesim list models
+
+Exit codes: 0 done; 1 a negative verdict (does not fit, bound broken, diverges); 2 bad usage or
+input; 3 the environment failed; 130 interrupted."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Simulate one scenario and print its summary
+    Run(RunArgs),
+    /// Show where the GPU memory goes and whether the engine starts; exit 1 if it does not
+    Memory(MemoryArgs),
+    /// Compare predictions with published measurements; exit 1 if a stated bound is broken
+    Validate(ValidateArgs),
+    /// Replay recorded schedules of the real engines; exit 1 if one differs
+    Conformance(ConformanceArgs),
+    /// List what there is
+    List(ListArgs),
+    /// Print the JSON Schema of the scenario file
+    Schema(SchemaArgs),
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    Json,
+    Csv,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  servesim run
+  servesim run scenarios/redhat/llama-2-7b-g5.2xlarge.toml --format json
+  servesim run --model llama-3-8b --gpu a100-80gb --engine vllm-0.32 --request-rate 4 \\
+      --input-len 512 --output-len 128 --num-prompts 1000
+  servesim run scenario.toml --set engine.vllm.block-size=32 --out results")]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub scenario: ScenarioArgs,
+
+    /// Write summary.json, requests.csv and timeline.csv into this folder
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Also write steps.csv, one row per engine step (takes every step on its own)
+    #[arg(long, requires = "out")]
+    pub steps: bool,
+
+    /// Take every step on its own instead of jumping over equal ones; the results are the same
+    #[arg(long)]
+    pub step_by_step: bool,
+
+    /// Check the engine's invariants at every step
+    #[arg(long)]
+    pub check: bool,
+
+    /// How the summary is printed
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  servesim memory --model gemma-7b --instance g2-standard-4 --engine vllm-0.4.2
+  servesim memory scenario.toml --max-model-len 600 --format json")]
+pub struct MemoryArgs {
+    #[command(flatten)]
+    pub scenario: ScenarioArgs,
+
+    /// How the plan is printed
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  servesim validate
+  servesim validate redhat --format json")]
+pub struct ValidateArgs {
+    /// The suite; all of them without one
+    pub suite: Option<String>,
+
+    /// How the comparison is printed
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  servesim conformance recordings/tgis recordings/vllm/one.json")]
+pub struct ConformanceArgs {
+    /// Recorded schedules, or folders of them
+    #[arg(required = true, value_name = "FILE|DIR")]
+    pub paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  servesim list gpus
+  servesim list instances --format csv")]
+pub struct ListArgs {
+    /// What to list
+    #[arg(value_enum)]
+    pub what: Listed,
+
+    /// How the list is printed
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Listed {
+    /// GPUs with memory, bandwidth and dense peaks
+    Gpus,
+    /// Machines of the clouds with GPUs, links and price
+    Instances,
+    /// Model presets with their shapes
+    Models,
+    /// Engine generations
+    Engines,
+    /// Scenarios that come with the program
+    Scenarios,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  servesim schema > scenario.schema.json    then, as the first line of a scenario:
+  #:schema scenario.schema.json")]
+pub struct SchemaArgs {}
+
+/// A scenario and what is changed in it.
+#[derive(Debug, Default, Args)]
+pub struct ScenarioArgs {
+    /// A scenario file, or the name of an embedded one (`servesim list scenarios`). Without one, the
+    /// flags describe the deployment; without flags either, an embedded default runs
+    #[arg(value_name = "SCENARIO")]
+    pub scenario: Option<String>,
+
+    /// Override any key of the scenario; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+
+    #[command(flatten)]
+    pub deployment: DeploymentArgs,
+
+    #[command(flatten)]
+    pub workload: WorkloadArgs,
+}
+
+impl ScenarioArgs {
+    /// The overrides that the flags stand for; `--set` comes last and wins.
+    pub fn overrides(&self) -> Vec<Override> {
+        let mut overrides = self.deployment.overrides();
+        overrides.extend(self.workload.overrides());
+        overrides.extend(self.set.iter().map(|assignment| Override::set(assignment)));
+        overrides
+    }
+}
+
+/// Model, machine and engine.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Deployment")]
+pub struct DeploymentArgs {
+    /// A preset, or the path of a Hugging Face config.json
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+
+    /// An instance type by the cloud's own name
+    #[arg(long, value_name = "INSTANCE", conflicts_with = "gpu")]
+    pub instance: Option<String>,
+
+    /// A GPU in a machine of one's own, in place of --instance
+    #[arg(long, value_name = "GPU")]
+    pub gpu: Option<String>,
+
+    /// How many of them
+    #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "instance")]
+    pub num_gpus: Option<String>,
+
+    /// Price of the whole machine, as in "1.212 USD/h"
+    #[arg(long, value_name = "PRICE")]
+    pub price: Option<String>,
+
+    /// An engine and its generation
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<String>,
+
+    /// GPUs that share each layer
+    #[arg(
+        long = "tp",
+        visible_alias = "tensor-parallel-size",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    pub tensor_parallel_size: Option<String>,
+
+    /// Independent copies of the engine on the machine
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub replicas: Option<String>,
+
+    /// Element type of activations and unquantised weights
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+
+    /// How the weights are stored
+    #[arg(long, value_name = "FORMAT", visible_alias = "quantization")]
+    pub quantize: Option<String>,
+
+    /// Element type of the KV cache
+    #[arg(long, value_name = "DTYPE")]
+    pub kv_cache_dtype: Option<String>,
+
+    /// Longest prompt and output together
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_model_len: Option<String>,
+
+    /// Share of the GPU's memory that the engine may use
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    pub gpu_memory_utilization: Option<String>,
+
+    /// Most sequences in a batch
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_num_seqs: Option<String>,
+
+    /// Most tokens in a step (prefill, where the engine separates it)
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub max_num_batched_tokens: Option<String>,
+
+    /// Tokens per KV block
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub block_size: Option<String>,
+
+    /// Reuse the KV blocks of equal prefixes
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
+    pub enable_prefix_caching: bool,
+
+    /// Do not
+    #[arg(long, overrides_with = "enable_prefix_caching")]
+    pub no_enable_prefix_caching: bool,
+
+    /// Cut long prompts into chunks that run with decodes
+    #[arg(long, overrides_with = "no_enable_chunked_prefill")]
+    pub enable_chunked_prefill: bool,
+
+    /// Do not
+    #[arg(long, overrides_with = "enable_chunked_prefill")]
+    pub no_enable_chunked_prefill: bool,
+}
+
+impl DeploymentArgs {
+    /// Whether the flags name a deployment of their own.
+    pub const fn names_a_deployment(&self) -> bool {
+        self.model.is_some()
+            || self.instance.is_some()
+            || self.gpu.is_some()
+            || self.engine.is_some()
+    }
+
+    fn overrides(&self) -> Vec<Override> {
+        // A preset has no slash and no extension.
+        let is_path = |model: &str| model.contains(['/', '\\']) || model.ends_with(".json");
+        let model_key = match &self.model {
+            Some(model) if is_path(model) => "model.config",
+            _ => "model.name",
+        };
+        let mut overrides = valued(&[
+            ("--model", model_key, &self.model),
+            ("--instance", "hardware.instance", &self.instance),
+            ("--gpu", "hardware.gpu", &self.gpu),
+            ("--num-gpus", "hardware.num-gpus", &self.num_gpus),
+            ("--price", "hardware.price", &self.price),
+            ("--engine", "engine.name", &self.engine),
+            ("--tp", "engine.tensor-parallel-size", &self.tensor_parallel_size),
+            ("--replicas", "engine.replicas", &self.replicas),
+            ("--dtype", "model.dtype", &self.dtype),
+            ("--quantize", "model.quantize", &self.quantize),
+            ("--kv-cache-dtype", "engine.*.kv-cache-dtype", &self.kv_cache_dtype),
+            ("--max-model-len", "engine.*.max-model-len", &self.max_model_len),
+            (
+                "--gpu-memory-utilization",
+                "engine.*.gpu-memory-utilization",
+                &self.gpu_memory_utilization,
+            ),
+            ("--max-num-seqs", "engine.*.max-num-seqs", &self.max_num_seqs),
+            (
+                "--max-num-batched-tokens",
+                "engine.*.max-num-batched-tokens",
+                &self.max_num_batched_tokens,
+            ),
+            ("--block-size", "engine.*.block-size", &self.block_size),
+        ]);
+        overrides.extend(switched(&[
+            (
+                self.enable_prefix_caching,
+                "--enable-prefix-caching",
+                self.no_enable_prefix_caching,
+                "--no-enable-prefix-caching",
+                "engine.*.enable-prefix-caching",
+            ),
+            (
+                self.enable_chunked_prefill,
+                "--enable-chunked-prefill",
+                self.no_enable_chunked_prefill,
+                "--no-enable-chunked-prefill",
+                "engine.*.enable-chunked-prefill",
+            ),
+        ]));
+        overrides
+    }
+}
+
+/// Arrivals, lengths, the end of the run, and what is measured.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Workload")]
+pub struct WorkloadArgs {
+    /// Clients that each wait for their answer before they send again
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        conflicts_with_all = ["request_rate", "trace"]
+    )]
+    pub concurrency: Option<String>,
+
+    /// Requests per second that arrive whatever the answers
+    #[arg(long, value_name = "R", allow_negative_numbers = true, conflicts_with = "trace")]
+    pub request_rate: Option<String>,
+
+    /// Gaps between arrivals at --request-rate
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub arrivals: Arrivals,
+
+    /// Replay the arrivals and lengths of a file
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<String>,
+
+    /// A CSV with the columns input_tokens and output_tokens, or an embedded data set
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input_len", "output_len"])]
+    pub lengths: Option<String>,
+
+    /// Prompt tokens of every request
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub input_len: Option<String>,
+
+    /// Output tokens of every request
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub output_len: Option<String>,
+
+    /// How long clients send, as in "240s"
+    #[arg(
+        long,
+        value_name = "TIME",
+        allow_negative_numbers = true,
+        conflicts_with = "num_prompts"
+    )]
+    pub duration: Option<String>,
+
+    /// How many requests are sent
+    #[arg(long, value_name = "N", visible_alias = "num-requests", allow_negative_numbers = true)]
+    pub num_prompts: Option<String>,
+
+    /// Seed of all random streams
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    pub seed: Option<String>,
+
+    /// Independent repetitions; above 1 the summary has means and 95 % intervals
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub seeds: Option<String>,
+
+    /// Start of the run that the summary leaves out, as in "30s"
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub warm_up: Option<String>,
+
+    /// Whose definitions of throughput and latency the summary follows
+    #[arg(long, value_name = "NAME")]
+    pub convention: Option<String>,
+
+    /// Target for the time to first token, as in "2s"
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub slo_ttft: Option<String>,
+
+    /// Target for the time per output token, as in "60ms"
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub slo_tpot: Option<String>,
+
+    /// Target for the time from arrival to the last token
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub slo_e2el: Option<String>,
+}
+
+/// The gaps of an open loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Arrivals {
+    /// Exponential gaps
+    #[default]
+    Poisson,
+    /// Equal gaps
+    Constant,
+}
+
+impl WorkloadArgs {
+    fn overrides(&self) -> Vec<Override> {
+        let rate_key = match self.arrivals {
+            Arrivals::Poisson => "workload.poisson.request-rate",
+            Arrivals::Constant => "workload.constant.request-rate",
+        };
+        valued(&[
+            ("--concurrency", "workload.closed-loop.clients", &self.concurrency),
+            ("--request-rate", rate_key, &self.request_rate),
+            ("--trace", "workload.trace.file", &self.trace),
+            ("--lengths", "workload.lengths.dataset", &self.lengths),
+            ("--input-len", "workload.lengths.fixed.input", &self.input_len),
+            ("--output-len", "workload.lengths.fixed.output", &self.output_len),
+            ("--duration", "workload.duration", &self.duration),
+            ("--num-prompts", "workload.num-requests", &self.num_prompts),
+            ("--seed", "workload.seed", &self.seed),
+            ("--seeds", "measure.seeds", &self.seeds),
+            ("--warm-up", "measure.warm-up", &self.warm_up),
+            ("--convention", "measure.convention", &self.convention),
+            ("--slo-ttft", "measure.slo.ttft", &self.slo_ttft),
+            ("--slo-tpot", "measure.slo.tpot", &self.slo_tpot),
+            ("--slo-e2el", "measure.slo.e2el", &self.slo_e2el),
+        ])
+    }
+}
+
+fn valued(flags: &[(&str, &str, &Option<String>)]) -> Vec<Override> {
+    let given = flags.iter().filter_map(|&(flag, key, value)| Some((flag, key, value.as_ref()?)));
+    given.map(|(flag, key, value)| Override::flag(flag, key, value)).collect()
+}
+
+/// (on, its flag, off, its flag, key); of the two, clap keeps the later.
+fn switched(flags: &[(bool, &str, bool, &str, &str)]) -> Vec<Override> {
+    flags
+        .iter()
+        .filter_map(|&(on, on_flag, off, off_flag, key)| match (on, off) {
+            (true, _) => Some(Override::switch(on_flag, key, true)),
+            (_, true) => Some(Override::switch(off_flag, key, false)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn scenario_args(flags: &[&str]) -> ScenarioArgs {
+        let words = ["servesim", "run"].iter().chain(flags);
+        match Cli::try_parse_from(words).expect("flags that parse").command {
+            Command::Run(run) => run.scenario,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().expect("examples").to_string();
+            assert!(help.contains(&format!("servesim {}", command.get_name())), "{help}");
+        }
+    }
+
+    #[test]
+    fn flags_become_overrides_with_their_own_spelling() {
+        let args = scenario_args(&["--tp", "4", "--concurrency", "20", "--set", "a.b=1"]);
+        let want = [
+            Override::flag("--tp", "engine.tensor-parallel-size", "4"),
+            Override::flag("--concurrency", "workload.closed-loop.clients", "20"),
+            Override::set("a.b=1"),
+        ];
+        assert_eq!(args.overrides(), want);
+    }
+
+    #[test]
+    fn a_model_is_a_preset_or_a_path() {
+        let key = |model: &str| scenario_args(&["--model", model]).overrides()[0].clone();
+        let flag = |key: &str, model: &str| Override::flag("--model", key, model);
+        assert_eq!(key("llama-2-7b"), flag("model.name", "llama-2-7b"));
+        assert_eq!(key("my/config.json"), flag("model.config", "my/config.json"));
+        assert_eq!(key("config.json"), flag("model.config", "config.json"));
+    }
+
+    #[test]
+    fn the_later_of_two_switches_wins() {
+        let args =
+            scenario_args(&["--enable-prefix-caching", "--no-enable-prefix-caching"]).overrides();
+        let key = "engine.*.enable-prefix-caching";
+        assert_eq!(args, [Override::switch("--no-enable-prefix-caching", key, false)]);
+    }
+
+    #[test]
+    fn negative_numbers_reach_the_check_that_explains_them() {
+        let args = scenario_args(&["--request-rate", "-3", "--arrivals", "constant"]).overrides();
+        assert_eq!(
+            args,
+            [Override::flag("--request-rate", "workload.constant.request-rate", "-3")]
+        );
+    }
+}

@@ -1,0 +1,175 @@
+//! Where results go: the terminal, and files that are complete or absent.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use tempfile::NamedTempFile;
+
+use super::Failure;
+use crate::report::Style;
+
+/// Held while files are put in their place, so that an interrupt waits until none is half there.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// Ends the program with 130 on SIGINT and SIGTERM. What was finished stays; what was being computed
+/// leaves nothing behind, because unfinished rows lie in files without a name.
+pub fn exit_on_interrupt() {
+    // Without a handler the signal's default ends the program too, only with another code.
+    let _ = ctrlc::set_handler(|| {
+        let _files_are_whole = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        std::process::exit(super::INTERRUPTED);
+    });
+}
+
+/// Colours for standard output: only on a terminal, and not where `NO_COLOR` is set (no-color.org).
+pub fn stdout_style() -> Style {
+    Style { colour: wants_colour(io::stdout().is_terminal()) }
+}
+
+/// Whether messages on standard error are coloured.
+pub fn stderr_colour() -> bool {
+    wants_colour(io::stderr().is_terminal())
+}
+
+fn wants_colour(terminal: bool) -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Writes to standard output. A reader that has gone away (`| head`) is no error of ours.
+pub fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+        _ => Failure::environment("cannot write to standard output", &error),
+    })
+}
+
+/// Writes a message to standard error; where that fails there is nobody to tell.
+pub fn complain(message: &str) {
+    if !message.is_empty() {
+        let _ = writeln!(io::stderr().lock(), "{message}");
+    }
+}
+
+/// A folder for results. Files appear in it only when all of them are complete.
+#[derive(Debug)]
+pub struct OutDir {
+    folder: PathBuf,
+}
+
+impl OutDir {
+    /// Makes the folder where it is missing.
+    pub fn create(folder: &Path) -> Result<Self, Failure> {
+        fs::create_dir_all(folder).map_err(|error| {
+            Failure::environment(&format!("cannot make the folder {}", folder.display()), &error)
+        })?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// A file without a name for rows that come while the simulation runs. It is gone when the
+    /// program ends, however it ends.
+    pub fn scratch(&self) -> Result<BufWriter<File>, Failure> {
+        let file = tempfile::tempfile_in(&self.folder).map_err(|error| self.failure(&error))?;
+        Ok(BufWriter::with_capacity(1 << 18, file))
+    }
+
+    /// Puts files in their place, replacing older ones: each is written beside its target and then
+    /// renamed, and none is renamed before all are written.
+    pub fn write(&self, files: Vec<(&str, Vec<Content>)>) -> Result<(), Failure> {
+        let _whole = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut staged = Vec::with_capacity(files.len());
+        for (name, parts) in files {
+            let path = self.folder.join(name);
+            let file = stage(&self.folder, parts).map_err(|error| {
+                Failure::environment(&format!("cannot write {}", path.display()), &error)
+            })?;
+            staged.push((path, file));
+        }
+        for (path, file) in staged {
+            file.persist(&path).map_err(|error| {
+                Failure::environment(&format!("cannot write {}", path.display()), &error.error)
+            })?;
+        }
+        Ok(())
+    }
+
+    pub fn failure(&self, error: &io::Error) -> Failure {
+        Failure::environment(&format!("cannot write in {}", self.folder.display()), error)
+    }
+}
+
+/// A piece of a file.
+#[derive(Debug)]
+pub enum Content {
+    Bytes(Vec<u8>),
+    /// The rows of a scratch file.
+    Scratch(File),
+}
+
+fn stage(folder: &Path, parts: Vec<Content>) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".servesim-");
+    // A temporary file is private by default; a result is as readable as any other file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder)?;
+    for part in parts {
+        match part {
+            Content::Bytes(bytes) => file.write_all(&bytes)?,
+            Content::Scratch(mut rows) => {
+                rows.seek(SeekFrom::Start(0))?;
+                let mut buffer = vec![0; 1 << 18];
+                loop {
+                    match rows.read(&mut buffer)? {
+                        0 => break,
+                        n => file.write_all(&buffer[..n])?,
+                    }
+                }
+            }
+        }
+    }
+    file.flush()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_appear_complete_and_nothing_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = OutDir::create(&folder.path().join("a/b")).unwrap();
+        let mut rows = out.scratch().unwrap();
+        rows.write_all(b"1,2\n").unwrap();
+        let rows = rows.into_inner().unwrap();
+        let header = Content::Bytes(b"x,y\n".to_vec());
+        out.write(vec![("rows.csv", vec![header, Content::Scratch(rows)])]).unwrap();
+        let names: Vec<_> =
+            fs::read_dir(&out.folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["rows.csv"]);
+        assert_eq!(fs::read_to_string(out.folder.join("rows.csv")).unwrap(), "x,y\n1,2\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_placed_leaves_nothing_half_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = OutDir::create(folder.path()).unwrap();
+        let error =
+            out.write(vec![("missing/rows.csv", vec![Content::Bytes(vec![1])])]).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_the_environments_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), b"").unwrap();
+        let error = OutDir::create(&folder.path().join("file/out")).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("file/out"), "{error}");
+    }
+}

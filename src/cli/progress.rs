@@ -1,0 +1,95 @@
+//! A progress bar for runs that last.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::engine::observer::{CompletedStep, Observer, RequestRecord, SteadyRun};
+use crate::time::SimTime;
+
+/// Runs shorter than this show nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Engine reports between two looks at the clock: a look takes longer than a step.
+const STRIDE: u32 = 4096;
+
+/// What "all of it" means for a run.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal {
+    Until(SimTime),
+    Requests(u64),
+}
+
+/// Watches how far a run has come and shows it on standard error.
+#[derive(Debug)]
+pub struct Progress {
+    goal: Goal,
+    started: Instant,
+    reports: u32,
+    now: SimTime,
+    requests: u64,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// `None` where standard error is no terminal: then nothing needs to be watched.
+    pub fn new(goal: Goal, started: Instant) -> Option<Self> {
+        let progress =
+            Self { goal, started, reports: 0, now: SimTime::ZERO, requests: 0, bar: None };
+        io::stderr().is_terminal().then_some(progress)
+    }
+
+    #[inline]
+    fn report(&mut self) {
+        self.reports += 1;
+        if self.reports >= STRIDE {
+            self.reports = 0;
+            self.show();
+        }
+    }
+
+    #[cold]
+    fn show(&mut self) {
+        if self.started.elapsed() < PATIENCE {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
+            let template = "{bar:40} {percent} % of the run, {eta} left";
+            bar.with_style(ProgressStyle::with_template(template).expect("a valid template"))
+        });
+        let share = match self.goal {
+            Goal::Until(end) => self.now.as_secs_f64() / end.as_secs_f64(),
+            Goal::Requests(all) => self.requests as f64 / all as f64,
+        };
+        bar.set_position((share.clamp(0.0, 1.0) * 1000.0) as u64);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Progress {
+    #[inline]
+    fn on_completed(&mut self, step: &CompletedStep<'_>) {
+        self.now = step.end;
+        self.report();
+    }
+
+    #[inline]
+    fn on_steady(&mut self, run: &SteadyRun) {
+        self.now = run.end;
+        self.report();
+    }
+
+    #[inline]
+    fn on_request(&mut self, _: &RequestRecord) {
+        self.requests += 1;
+        self.report();
+    }
+}

@@ -1,0 +1,276 @@
+//! `servesim run`: one scenario, once per seed.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom};
+
+use rayon::prelude::*;
+use serde_json::{Map, Value, json as object};
+
+use super::args::{Format, RunArgs};
+use super::output::{Content, OutDir};
+use super::progress::{Goal, Progress};
+use super::stopwatch::Stopwatch;
+use super::{Failure, Outcome, input, memory, output};
+use crate::cost::profile::lookup::{Match, Profiles};
+use crate::deploy::{DeployError, Deployment};
+use crate::engine::RunTotals;
+use crate::engine::invariants::Invariants;
+use crate::metrics::{Recorder, Summary};
+use crate::report::plot_data::{TIMELINE_HEADER, timeline_rows};
+use crate::report::requests::REQUESTS_HEADER;
+use crate::report::steps::steps_header;
+use crate::report::{RequestsCsv, SimulatorFigures, StepsCsv, csv, json, summary_table};
+use crate::scenario::Scenario;
+use crate::time::SimTime;
+
+/// Seeds that run before their rows are gathered, which bounds the files open at once.
+const BATCH: u64 = 64;
+
+pub fn run(args: &RunArgs) -> Result<Outcome, Failure> {
+    let scenario = input::scenario(&args.scenario)?;
+    let deployment = match Deployment::new(&scenario) {
+        Ok(deployment) => deployment,
+        Err(DeployError::DoesNotFit(plan)) => {
+            memory::print(&scenario, &plan, args.format)?;
+            return Ok(Outcome::Negative);
+        }
+        Err(error @ DeployError::Router(_)) => {
+            output::complain(&format!("does not start: {error}"));
+            return Ok(Outcome::Negative);
+        }
+        // What the simulator has no scheduler or no coefficients for is refused, not guessed.
+        Err(error @ (DeployError::NoScheduler(_) | DeployError::Cost(_))) => {
+            return Err(Failure::bad_input(error));
+        }
+    };
+    // Only now: what cannot run leaves no folder behind.
+    let out = args.out.as_deref().map(OutDir::create).transpose()?;
+
+    let watch = Stopwatch::start();
+    let mut series = Series::run(args, &deployment, out.as_ref(), &watch)?;
+    let figures = SimulatorFigures {
+        steps: series.totals.steps,
+        output_tokens: series.totals.output_tokens,
+        cpu_s: watch.cpu_s(),
+        wall_s: watch.wall_s(),
+    };
+    let mut summary = Summary::over_seeds(&series.summaries).expect("at least one seed");
+    summary.notes = notes(&scenario, &deployment);
+
+    let provenance = provenance(&deployment);
+    if let Some(out) = &out {
+        series.write(out, json::run_object(&scenario, &summary, &provenance, None))?;
+    }
+    output::print(&match args.format {
+        Format::Table => {
+            summary_table::render(&scenario.name, &summary, output::stdout_style()).into_bytes()
+        }
+        Format::Json => json::run_object(&scenario, &summary, &provenance, Some(&figures)),
+        Format::Csv => csv::summary(&scenario.name, &summary),
+    })?;
+    Ok(verdict(&summary, &series.broken))
+}
+
+/// Whether the run answers its question, and if not, why, on standard error.
+fn verdict(summary: &Summary, broken: &[String]) -> Outcome {
+    let mut outcome = Outcome::Done;
+    for line in broken {
+        output::complain(&format!("invariant broken: {line}"));
+        outcome = Outcome::Negative;
+    }
+    if summary.completed.get() == 0.0 && summary.failed.get() > 0.0 {
+        output::complain("no request of this scenario can be served");
+        outcome = Outcome::Negative;
+    }
+    outcome
+}
+
+/// What was assumed, and where the cost model left the range of its measurements.
+fn notes(scenario: &Scenario, deployment: &Deployment<'_>) -> Vec<String> {
+    let mut notes = scenario.notes.clone();
+    notes.extend(deployment.plan().notes.iter().cloned());
+    let outside = deployment.cost().extrapolations();
+    notes.extend(outside.iter().map(|e| format!("extrapolated: {e}")));
+    notes
+}
+
+/// The profiles that price the steps, how near they are to what was asked for, and the least trusted
+/// number behind each term.
+fn provenance(deployment: &Deployment<'_>) -> Value {
+    let found =
+        |file: &Option<String>, matched: Match| object!({ "file": file, "match": matched.name() });
+    let Profiles { gpu, interconnect, deployment: of_deployment } = deployment.profiles();
+    let terms: Map<_, _> = deployment
+        .cost()
+        .provenance()
+        .iter()
+        .map(|(term, provenance)| (term.name().to_owned(), provenance.to_string().into()))
+        .collect();
+    object!({
+        "profiles": {
+            "gpu": found(&gpu.file, gpu.matched),
+            "interconnect": interconnect.as_ref().map(|i| found(&i.file, i.matched)),
+            "deployment": found(&of_deployment.file, of_deployment.matched),
+        },
+        "terms": terms,
+    })
+}
+
+/// The runs of all seeds.
+#[derive(Debug)]
+struct Series {
+    summaries: Vec<Summary>,
+    totals: RunTotals,
+    broken: Vec<String>,
+    /// Rows of all seeds in order, if files are wanted.
+    rows: Option<Rows>,
+}
+
+impl Series {
+    fn run(
+        args: &RunArgs,
+        deployment: &Deployment<'_>,
+        out: Option<&OutDir>,
+        watch: &Stopwatch,
+    ) -> Result<Self, Failure> {
+        let scenario = deployment.scenario();
+        let first = scenario.workload.seed;
+        let seeds = u64::from(scenario.measure.seeds);
+        let mut series = Self {
+            summaries: Vec::new(),
+            totals: RunTotals::default(),
+            broken: Vec::new(),
+            rows: None,
+        };
+        if seeds == 1 {
+            series.add(one_seed(args, deployment, first, out, Some(watch))?, out)?;
+            return Ok(series);
+        }
+        for batch in (0..seeds).step_by(BATCH as usize) {
+            // Collected in order of the seeds, so that the bytes do not depend on the threads.
+            let runs: Vec<_> = (batch..seeds.min(batch + BATCH))
+                .into_par_iter()
+                .map(|i| one_seed(args, &deployment.clone(), first.wrapping_add(i), out, None))
+                .collect::<Result<_, _>>()?;
+            for run in runs {
+                series.add(run, out)?;
+            }
+        }
+        Ok(series)
+    }
+
+    fn add(&mut self, run: OneRun, out: Option<&OutDir>) -> Result<(), Failure> {
+        self.summaries.push(run.summary);
+        self.totals.steps += run.totals.steps;
+        self.totals.output_tokens += run.totals.output_tokens;
+        self.totals.requests += run.totals.requests;
+        self.totals.end = self.totals.end.max(run.totals.end);
+        self.broken.extend(run.broken);
+        if let (Some(out), Some(rows)) = (out, run.rows) {
+            match &mut self.rows {
+                None => self.rows = Some(rows),
+                Some(all) => all.append(rows).map_err(|error| out.failure(&error))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, out: &OutDir, summary: Vec<u8>) -> Result<(), Failure> {
+        let rows = self.rows.take().expect("rows are gathered where files are wanted");
+        let header = |text: &str| Content::Bytes(text.as_bytes().to_vec());
+        let mut files = vec![
+            ("summary.json", vec![Content::Bytes(summary)]),
+            ("requests.csv", vec![header(REQUESTS_HEADER), Content::Scratch(rows.requests)]),
+            ("timeline.csv", vec![header(TIMELINE_HEADER), Content::Bytes(rows.timeline)]),
+        ];
+        if let Some(steps) = rows.steps {
+            files.push(("steps.csv", vec![header(&steps_header()), Content::Scratch(steps)]));
+        }
+        out.write(files)
+    }
+}
+
+/// Rows without headers.
+#[derive(Debug)]
+struct Rows {
+    requests: File,
+    steps: Option<File>,
+    timeline: Vec<u8>,
+}
+
+impl Rows {
+    fn append(&mut self, mut other: Self) -> io::Result<()> {
+        append(&mut self.requests, &mut other.requests)?;
+        if let (Some(all), Some(more)) = (&mut self.steps, &mut other.steps) {
+            append(all, more)?;
+        }
+        self.timeline.extend(other.timeline);
+        Ok(())
+    }
+}
+
+fn append(all: &mut File, more: &mut File) -> io::Result<()> {
+    more.seek(SeekFrom::Start(0))?;
+    all.seek(SeekFrom::End(0))?;
+    io::copy(more, all).map(|_| ())
+}
+
+#[derive(Debug)]
+struct OneRun {
+    summary: Summary,
+    totals: RunTotals,
+    broken: Vec<String>,
+    rows: Option<Rows>,
+}
+
+/// Simulates one seed. Progress is shown where there is a `watch`.
+fn one_seed(
+    args: &RunArgs,
+    deployment: &Deployment<'_>,
+    seed: u64,
+    out: Option<&OutDir>,
+    watch: Option<&Stopwatch>,
+) -> Result<OneRun, Failure> {
+    let requests = out.map(|out| out.scratch()).transpose()?;
+    let steps = out.filter(|_| args.steps).map(|out| out.scratch()).transpose()?;
+    let workload = &deployment.scenario().workload;
+    let goal = match (workload.duration, workload.num_requests) {
+        (_, Some(requests)) => Goal::Requests(requests),
+        (Some(duration), None) => Goal::Until(SimTime::ZERO + duration),
+        (None, None) => unreachable!("a workload ends by time or by count"),
+    };
+    let observer = (
+        Recorder::new(deployment.measure()),
+        (
+            (requests.map(|w| RequestsCsv::new(seed, w)), steps.map(|w| StepsCsv::new(seed, w))),
+            (
+                args.check.then(Invariants::default),
+                watch.and_then(|watch| Progress::new(goal, watch.started())),
+            ),
+        ),
+    );
+    let (totals, (recorder, ((requests, steps), (invariants, progress)))) =
+        deployment.simulate(seed, observer, args.step_by_step);
+    drop(progress);
+
+    let rows = match (out, requests) {
+        (Some(out), Some(requests)) => {
+            let failed = |error: io::Error| out.failure(&error);
+            Some(Rows {
+                requests: requests.finish().and_then(into_file).map_err(failed)?,
+                steps: steps
+                    .map(|steps| steps.finish().and_then(into_file))
+                    .transpose()
+                    .map_err(failed)?,
+                timeline: timeline_rows(seed, recorder.timeline()),
+            })
+        }
+        _ => None,
+    };
+    let broken = invariants.map_or_else(Vec::new, Invariants::finish);
+    Ok(OneRun { summary: recorder.summary(), totals, broken, rows })
+}
+
+fn into_file(writer: BufWriter<File>) -> io::Result<File> {
+    writer.into_inner().map_err(io::IntoInnerError::into_error)
+}
