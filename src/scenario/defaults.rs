@@ -41,7 +41,6 @@ pub struct TgisEffective {
     pub max_concurrent_requests: u32,
     /// Percent; of use to tgis-2024 only.
     pub batch_safety_margin: u32,
-    pub cuda_process_memory_fraction: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -78,7 +77,6 @@ pub struct VllmEffective {
     pub max_num_active_seqs: u32,
     pub block_size: u32,
     pub kv_cache_dtype: KvCacheDtype,
-    pub kv_cache_memory_bytes: Option<Bytes>,
     pub num_gpu_blocks_override: Option<u32>,
     pub enable_prefix_caching: bool,
     pub enable_chunked_prefill: bool,
@@ -179,7 +177,6 @@ fn tgis(s: &TgisSettings, place: Place<'_>) -> TgisEffective {
         },
         max_concurrent_requests: s.max_concurrent_requests.unwrap_or(if old { 96 } else { 512 }),
         batch_safety_margin: s.batch_safety_margin.unwrap_or(20),
-        cuda_process_memory_fraction: s.cuda_process_memory_fraction.unwrap_or(1.0),
     }
 }
 
@@ -280,7 +277,6 @@ fn vllm(s: &VllmSettings, place: Place<'_>) -> VllmEffective {
         max_num_active_seqs: s.max_num_active_seqs.unwrap_or(max_num_seqs),
         block_size: s.block_size.unwrap_or(16),
         kv_cache_dtype: s.kv_cache_dtype.unwrap_or(KvCacheDtype::Auto),
-        kv_cache_memory_bytes: s.kv_cache_memory_bytes,
         num_gpu_blocks_override: s.num_gpu_blocks_override,
         enable_prefix_caching: s.enable_prefix_caching.unwrap_or(!v0),
         enable_chunked_prefill: chunked,

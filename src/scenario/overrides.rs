@@ -113,7 +113,6 @@ const SHARED: &[(&str, &[(EngineFamily, &str)])] = &[
             (EngineFamily::Vllm, "gpu-memory-utilization"),
             (EngineFamily::Static, "gpu-memory-utilization"),
             (EngineFamily::Tgi, "cuda-memory-fraction"),
-            (EngineFamily::Tgis, "cuda-process-memory-fraction"),
         ],
     ),
     (

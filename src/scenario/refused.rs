@@ -63,6 +63,12 @@ const REFUSALS: &[Refusal] = &[
     not_modelled("engine.*.kv-transfer-config", "prefill/decode disaggregation", Harmless::Nothing),
     not_modelled("engine.*.cpu-offload-gb", "offloading to CPU memory", Harmless::Nothing),
     not_modelled("engine.*.kv-offloading-size", "KV offloading", Harmless::Nothing),
+    not_modelled(
+        "engine.*.cuda-process-memory-fraction",
+        "a cap on the process's share of the GPU",
+        Harmless::One,
+    ),
+    not_modelled("engine.*.kv-cache-memory-bytes", "KV memory set by hand", Harmless::Nothing),
     not_modelled("engine.*.num-scheduler-steps", "multi-step scheduling", Harmless::One),
     not_modelled("engine.*.paged-attention", "the paged models of TGIS", Harmless::False),
     not_modelled("engine.*.max-num-partial-prefills", "partial-prefill limits", Harmless::One),
@@ -81,10 +87,12 @@ pub fn lookup(path: &str) -> Option<&'static Refusal> {
 
 impl Refusal {
     pub fn is_harmless(&self, value: &Value) -> bool {
-        matches!(
-            (self.harmless, value),
-            (Harmless::One, Value::Integer(1)) | (Harmless::False, Value::Boolean(false))
-        )
+        match (self.harmless, value) {
+            (Harmless::One, Value::Integer(n)) => *n == 1,
+            (Harmless::One, Value::Float(x)) => *x == 1.0,
+            (Harmless::False, Value::Boolean(on)) => !on,
+            _ => false,
+        }
     }
 
     pub fn title(&self, key: &str) -> String {
@@ -121,6 +129,17 @@ impl Refusal {
 mod tests {
     use super::super::schema;
     use super::*;
+
+    #[test]
+    fn a_refused_key_set_to_what_changes_nothing_is_let_through() {
+        let pipeline = lookup("engine.vllm.pipeline-parallel-size").unwrap();
+        assert!(pipeline.is_harmless(&Value::Integer(1)));
+        assert!(!pipeline.is_harmless(&Value::Integer(2)));
+        let lora = lookup("engine.vllm.enable-lora").unwrap();
+        assert!(
+            lora.is_harmless(&Value::Boolean(false)) && !lora.is_harmless(&Value::Boolean(true))
+        );
+    }
 
     #[test]
     fn no_refused_key_is_also_a_known_one() {

@@ -182,9 +182,6 @@ pub struct TgisSettings {
     /// default 20; tgis-2024 only).
     #[schemars(range(min = 0, max = 99))]
     pub batch_safety_margin: Option<u32>,
-    /// Share of the GPU that the process may use (CUDA_PROCESS_MEMORY_FRACTION; default 1.0).
-    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
-    pub cuda_process_memory_fraction: Option<f64>,
 }
 
 /// Settings of TGI's launcher.
@@ -264,8 +261,6 @@ pub struct VllmSettings {
     pub block_size: Option<u32>,
     /// Element type of the KV cache (default: the activations').
     pub kv_cache_dtype: Option<KvCacheDtype>,
-    /// KV memory per GPU in place of what profiling finds, as in "8 GiB" (vllm-0.13 and later).
-    pub kv_cache_memory_bytes: Option<Bytes>,
     /// Number of KV blocks in place of what memory allows.
     #[schemars(range(min = 2, max = 0x4000_0000))]
     pub num_gpu_blocks_override: Option<u32>,
@@ -295,6 +290,7 @@ pub struct VllmSettings {
     #[schemars(range(max = 0x4000_0000))]
     pub max_paddings: Option<u32>,
     /// CPU memory per GPU for swapped blocks, as in "4 GiB" (default 4 GiB; before vllm-0.13).
+    /// Requests with one answer each are recomputed and never swapped.
     pub swap_space: Option<Bytes>,
 }
 

@@ -67,7 +67,6 @@ const VERSIONED: &[(EngineFamily, &str, &[EngineName])] = &[
     (EngineFamily::Tgi, "attention", &[TgiV3]),
     (EngineFamily::Vllm, "max-num-scheduled-tokens", &[Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "max-num-active-seqs", &[Vllm0_13, Vllm0_32]),
-    (EngineFamily::Vllm, "kv-cache-memory-bytes", &[Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "enable-prefix-caching", &[Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "scheduling-policy", &[Vllm0_13, Vllm0_32]),
     (EngineFamily::Vllm, "async-scheduling", &[Vllm0_13, Vllm0_32]),
