@@ -52,7 +52,9 @@ pub enum Format {
     /// For people
     #[default]
     Table,
+    /// For programs
     Json,
+    /// For spreadsheets: a header and rows
     Csv,
 }
 

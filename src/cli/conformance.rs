@@ -13,7 +13,7 @@ pub fn run(args: &ConformanceArgs) -> Result<Outcome, Failure> {
     }
     if files.is_empty() {
         let names: Vec<_> = args.paths.iter().map(|path| path.display().to_string()).collect();
-        return Err(Failure::BadInput(format!(
+        return Err(Failure::bad_input(format!(
             "no recorded schedules (*.json) in {}",
             names.join(", ")
         )));
@@ -66,7 +66,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::BadInput(format!("cannot read {}: {error}", path.display()))
+    Failure::bad_input(format!("cannot read {}: {error}", path.display()))
 }
 
 /// Both versions of the entry at which the schedules part.

@@ -178,8 +178,10 @@ const fn describe(engine: EngineName) -> &'static str {
         EngineName::Tgis2024 => "IBM TGIS of 2024: the same with a fitted memory model",
         EngineName::TgiV2 => "Hugging Face TGI 1.x and 2.x: paged KV, prefill pauses decode",
         EngineName::TgiV3 => "Hugging Face TGI 3.x: chunked prefill, prefix caching",
-        EngineName::Vllm0_2_7 => "vLLM before 0.3: prefill first, padded prompt batches",
-        EngineName::Vllm0_4_2 => "vLLM 0.3 to 0.5: prefill first, swap or recompute",
+        EngineName::Vllm0_2_7 => {
+            "vLLM 0.2.7: prefill first, prompt batches limited by their padding"
+        }
+        EngineName::Vllm0_4_2 => "vLLM up to 0.4: prefill first, preemption by recompute or swap",
         EngineName::Vllm0_13 => {
             "vLLM 0.10 to 0.19: one token budget, chunked prefill, prefix caching"
         }

@@ -69,10 +69,15 @@ pub const DEFAULT_SCENARIO: &str = "redhat/llama-2-7b-g5.2xlarge";
 /// The embedded scenario of this name, such as `redhat/llama-2-7b-g5.2xlarge`; `scenarios/` in front
 /// and `.toml` behind may be there or not.
 pub fn embedded(name: &str) -> Option<Source> {
-    let name = name.strip_prefix("scenarios/").unwrap_or(name);
-    let name = name.strip_suffix(".toml").unwrap_or(name);
+    let name = embedded_key(name);
     let file = SCENARIOS.get_file(format!("{name}.toml"))?;
     Some(Source::file(format!("scenarios/{name}.toml"), file.contents()))
+}
+
+/// A name without what may stand around it.
+fn embedded_key(name: &str) -> &str {
+    let name = name.strip_prefix("scenarios/").unwrap_or(name);
+    name.strip_suffix(".toml").unwrap_or(name)
 }
 
 /// Names of the embedded scenarios, in alphabetical order.
@@ -97,7 +102,7 @@ pub fn open(name: &str, files: &dyn ReadFile) -> Result<Source, Diagnostics> {
         Ok(text) => Ok(Source::file(name, text)),
         Err(error) => embedded(name).ok_or_else(|| {
             let names = embedded_names();
-            let near = nearest(name.trim_end_matches(".toml"), names.iter().map(String::as_str));
+            let near = nearest(embedded_key(name), names.iter().map(String::as_str));
             let help = match near {
                 Some(near) => format!("an embedded scenario has a similar name: {near}"),
                 None => "give the path of a file, or a name of `servesim list scenarios`".into(),
