@@ -4,11 +4,12 @@ use crate::cost::host::{GraphSizes, Graphs};
 use crate::engine_name::EngineName;
 use crate::kv_cache::memory_plan::{MemoryPlan, MemoryRequest, TgiMemory, TgisMemory, VllmMemory};
 use crate::scenario::Scenario;
-use crate::scenario::defaults::{EffectiveSettings, TgisEffective};
-use crate::scenario::settings::AutoOr;
+use crate::scenario::defaults::{EffectiveSettings, TgisEffective, VllmEffective};
+use crate::scenario::settings::{AutoOr, SchedulingPolicy};
 use crate::scheduler::Scheduler;
 use crate::scheduler::static_batch::{StaticBatch, StaticConfig};
 use crate::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
+use crate::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 
 use super::DeployError;
 
@@ -85,6 +86,7 @@ pub(super) fn check(scenario: &Scenario, plan: &MemoryPlan) -> Result<(), Deploy
     match &scenario.engine.effective {
         EffectiveSettings::Tgis(s) => Ok(tgis(engine, s, plan).check()?),
         EffectiveSettings::Static(_) => Ok(()),
+        EffectiveSettings::Vllm(_) if vllm_v1_rules(engine).is_some() => Ok(()),
         EffectiveSettings::Tgi(_) | EffectiveSettings::Vllm(_) => {
             Err(DeployError::NoScheduler(engine))
         }
@@ -99,6 +101,9 @@ pub(super) fn scheduler(scenario: &Scenario, plan: &MemoryPlan) -> Box<dyn Sched
             max_sequence_length: s.max_model_len,
             kv_tokens: plan.kv_tokens,
         })),
+        EffectiveSettings::Vllm(s) if vllm_v1_rules(scenario.engine.name).is_some() => {
+            Box::new(VllmV1::new(vllm_v1(scenario.engine.name, s, plan)))
+        }
         EffectiveSettings::Tgi(_) | EffectiveSettings::Vllm(_) => {
             unreachable!("`check` lets only engines with a scheduler through")
         }
@@ -149,5 +154,39 @@ fn tgis(engine: EngineName, s: &TgisEffective, plan: &MemoryPlan) -> TgisConfig 
             prefill_tokens: Some(2 * plan.kv_tokens),
             decode_tokens: Some(plan.kv_tokens),
         },
+    }
+}
+
+/// The rules of a V1 release; `None` for other engines.
+fn vllm_v1_rules(engine: EngineName) -> Option<VllmV1Rules> {
+    match engine {
+        EngineName::Vllm0_13 => Some(VllmV1Rules::V0_13),
+        EngineName::Vllm0_32 => Some(VllmV1Rules::V0_32),
+        _ => None,
+    }
+}
+
+fn vllm_v1(engine: EngineName, s: &VllmEffective, plan: &MemoryPlan) -> VllmV1Config {
+    let rules = vllm_v1_rules(engine).expect("`check` lets only engines with a scheduler through");
+    VllmV1Config {
+        max_model_len: s.max_model_len,
+        max_num_seqs: s.max_num_seqs,
+        max_num_active_seqs: Some(s.max_num_active_seqs),
+        max_num_batched_tokens: s.max_num_batched_tokens,
+        max_num_scheduled_tokens: Some(s.max_num_scheduled_tokens),
+        num_gpu_blocks: u32::try_from(plan.kv_blocks).unwrap_or(u32::MAX),
+        block_size: s.block_size,
+        enable_prefix_caching: s.enable_prefix_caching,
+        enable_chunked_prefill: s.enable_chunked_prefill,
+        policy: match s.scheduling_policy {
+            SchedulingPolicy::Fcfs => Policy::Fcfs,
+            SchedulingPolicy::Priority => Policy::Priority,
+        },
+        async_scheduling: s.async_scheduling,
+        watermark: s.watermark,
+        long_prefill_token_threshold: s.long_prefill_token_threshold,
+        long_prefill_token_threshold_adaptive: s.long_prefill_token_threshold_adaptive,
+        // The one rule that is a setting: on by default since 0.20.0.
+        rules: VllmV1Rules { reserve_full_isl: s.scheduler_reserve_full_isl, ..rules },
     }
 }
