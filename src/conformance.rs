@@ -5,6 +5,8 @@
 //! observer that writes steps in the recording's own format. Then two lists of JSON objects are
 //! compared field by field.
 
+mod router_script;
+mod tgi;
 mod tgis;
 mod vllm_v1;
 
@@ -53,6 +55,7 @@ pub fn check(bytes: &[u8]) -> Result<Verdict, ConformanceError> {
     let engine = golden.pointer("/scenario/engine").and_then(Value::as_str);
     match engine {
         Some(name) if name.starts_with("tgis-") => tgis::check(name, &golden),
+        Some(name) if name.starts_with("tgi-") => tgi::check(name, &golden),
         Some(name) => Err(ConformanceError::UnknownEngine(name.to_owned())),
         None => Err(ConformanceError::Malformed("it names no engine".into())),
     }

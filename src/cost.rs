@@ -18,10 +18,12 @@ use crate::time::SimDuration;
 
 /// The aggregates of a batch that its cost depends on. All counts are of tokens or sequences.
 ///
-/// A sequence that processes exactly one token is a decode sequence, whatever the engine calls it.
+/// A sequence that processes exactly one token is a decode sequence, whatever the engine calls it,
+/// except where the engine picks its kernels by the call: there the last token of a prompt is a
+/// prefill chunk of one (TGIS, TGI).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepShape {
-    /// Sequences that process a chunk of two or more tokens.
+    /// Sequences that process a chunk of a prompt.
     pub prefill_seqs: u32,
     /// Tokens in those chunks, padding included where the engine computes it.
     pub prefill_tokens: u64,
@@ -61,16 +63,21 @@ impl StepShape {
 
     /// Adds a sequence that processes `new` tokens after `past` ones (its KV is cached).
     pub fn push(&mut self, past: u32, new: u32) {
-        let (past, new) = (u64::from(past), u64::from(new));
         if new == 1 {
             self.decode_seqs += 1;
-            self.decode_context += past + 1;
+            self.decode_context += u64::from(past) + 1;
         } else {
-            self.prefill_seqs += 1;
-            self.prefill_tokens += new;
-            self.prefill_pairs += new * (2 * past + new);
-            self.prefill_context += past + new;
+            self.push_prefill(past, new);
         }
+    }
+
+    /// Adds a prompt chunk of `new` tokens after `past` ones, even if it is a single token.
+    pub fn push_prefill(&mut self, past: u32, new: u32) {
+        let (past, new) = (u64::from(past), u64::from(new));
+        self.prefill_seqs += 1;
+        self.prefill_tokens += new;
+        self.prefill_pairs += new * (2 * past + new);
+        self.prefill_context += past + new;
     }
 
     /// Tokens that the GEMMs of the layers work on.

@@ -13,6 +13,7 @@ use crate::kv_cache::memory_plan::MemoryPlan;
 use crate::metrics::{Measure, Slo};
 use crate::scenario::{ArrivalSpec, Scenario};
 use crate::scheduler::Scheduler;
+use crate::scheduler::tgi::TgiStartError;
 use crate::scheduler::tgis::TgisStartError;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{ArrivalProcess, ClosedLoop, Lengths, OpenLoop, Workload};
@@ -25,6 +26,8 @@ pub enum DeployError {
     DoesNotFit(Box<MemoryPlan>),
     #[error("the router refuses to start: {0}")]
     Router(#[from] TgisStartError),
+    #[error("the router refuses to start: {0}")]
+    TgiRouter(#[from] TgiStartError),
     #[error(transparent)]
     Cost(#[from] CostError),
     #[error("{0} has a memory plan here, but no scheduler yet")]

@@ -8,6 +8,7 @@
 //! `complete` (the step that has just ended), `enqueue` (arrivals so far), `abort`, `schedule`.
 
 pub mod static_batch;
+pub mod tgi;
 pub mod tgis;
 pub mod vllm_v1;
 
@@ -138,6 +139,8 @@ pub struct StepDetail {
     pub billed_tokens: u64,
     /// Blocks held by the batch (TGI).
     pub blocks_held: u64,
+    /// Whether the shards got a prefill call; with chunking either call may hold prompts (TGI).
+    pub prefill_call: bool,
     /// FNV-1a-64 over the free queue after scheduling (vLLM V1).
     pub free_queue_hash: Option<u64>,
     /// Free blocks after scheduling (vLLM).

@@ -45,6 +45,21 @@ fn shared() -> Option<PathBuf> {
     None
 }
 
+/// A folder of recordings that the repository holds.
+fn committed(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family)
+}
+
+#[test]
+fn the_committed_tgis_schedules_are_reproduced() {
+    check_all(&committed("tgis"));
+}
+
+#[test]
+fn the_committed_tgi_schedules_are_reproduced() {
+    check_all(&committed("tgi"));
+}
+
 #[test]
 fn every_recorded_tgis_schedule_is_reproduced() {
     let Some(shared) = shared() else { return };
@@ -63,4 +78,10 @@ fn every_recorded_vllm_v1_schedule_is_reproduced() {
     let Some(shared) = shared() else { return };
     check_all(&shared.join("data/golden/vllm-v1-0.32"));
     check_all(&shared.join("data/golden/vllm-v1-0.13"));
+}
+
+#[test]
+fn every_recorded_tgi_schedule_is_reproduced() {
+    let Some(shared) = shared() else { return };
+    check_all(&shared.join("data/golden/tgi"));
 }

@@ -11,6 +11,7 @@ use servesim::engine::router::LeastOutstanding;
 use servesim::engine::{RunOptions, RunTotals, Simulation};
 use servesim::scheduler::Scheduler;
 use servesim::scheduler::static_batch::{StaticBatch, StaticConfig};
+use servesim::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
 use servesim::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
 use servesim::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 use servesim::time::{SimDuration, SimTime};
@@ -35,6 +36,7 @@ struct Case {
 #[derive(Clone, Debug)]
 enum SchedulerCase {
     Tgis(TgisConfig),
+    Tgi(TgiConfig),
     Static(StaticConfig),
     VllmV1(VllmV1Config),
 }
@@ -43,6 +45,7 @@ impl SchedulerCase {
     fn build(&self) -> Box<dyn Scheduler> {
         match self {
             Self::Tgis(config) => Box::new(Tgis::new(config.clone())),
+            Self::Tgi(config) => Box::new(Tgi::new(config.clone())),
             Self::Static(config) => Box::new(StaticBatch::new(config.clone())),
             Self::VllmV1(config) => Box::new(VllmV1::new(config.clone())),
         }
@@ -112,6 +115,41 @@ fn tgis() -> impl Strategy<Value = SchedulerCase> {
         })
 }
 
+/// TGI settings of both back-ends; the KV cache holds at least one longest request.
+fn tgi() -> impl Strategy<Value = SchedulerCase> {
+    (
+        (prop::bool::ANY, prop::bool::ANY, prop::bool::ANY, prop::bool::weighted(0.2)),
+        prop_oneof![Just(1u32), Just(16)],
+        (64u32..800, 600u32..6000),
+        prop_oneof![Just(0.0f32), Just(0.3), Just(1.2)],
+        0u32..30,
+        prop::option::of(1u32..24),
+    )
+        .prop_map(|(switches, block_size, (prefill, total), ratio, patience, seats)| {
+            let (newer, chunking, prefix_caching, padded) = switches;
+            let prefill_chunking = newer && chunking && !padded;
+            SchedulerCase::Tgi(TgiConfig {
+                rules: if newer {
+                    TgiRules::V3 { prefill_chunking, prefix_caching }
+                } else {
+                    TgiRules::V2
+                },
+                block_size,
+                max_batch_prefill_tokens: prefill.max(if prefill_chunking { 64 } else { 300 }),
+                max_batch_total_tokens: total,
+                waiting_served_ratio: ratio,
+                max_waiting_tokens: patience,
+                max_batch_size: seats,
+                requires_padding: padded,
+                shard: if padded { ShardLayout::Padded } else { ShardLayout::Paged },
+                speculate: 0,
+                max_input_tokens: 300,
+                max_total_tokens: 500,
+                max_concurrent_requests: 40,
+            })
+        })
+}
+
 fn static_batch() -> impl Strategy<Value = SchedulerCase> {
     (1u32..16, 500u64..6000).prop_map(|(batch_size, kv_tokens)| {
         SchedulerCase::Static(StaticConfig { batch_size, max_sequence_length: 500, kv_tokens })
@@ -146,7 +184,7 @@ fn vllm_v1() -> impl Strategy<Value = SchedulerCase> {
 
 fn cases() -> impl Strategy<Value = Case> {
     (
-        prop_oneof![4 => tgis(), 1 => static_batch(), 4 => vllm_v1()],
+        prop_oneof![4 => tgis(), 4 => tgi(), 1 => static_batch(), 4 => vllm_v1()],
         1usize..4,
         prop::collection::vec((1u32..300, 1u32..120), 1..12),
         prop::bool::ANY,

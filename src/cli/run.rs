@@ -34,7 +34,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome, Failure> {
             memory::print(&scenario, &plan, args.format)?;
             return Ok(Outcome::Negative);
         }
-        Err(error @ DeployError::Router(_)) => {
+        Err(error @ (DeployError::Router(_) | DeployError::TgiRouter(_))) => {
             output::complain(&format!("does not start: {error}"));
             return Ok(Outcome::Negative);
         }

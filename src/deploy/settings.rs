@@ -4,10 +4,11 @@ use crate::cost::host::{GraphSizes, Graphs};
 use crate::engine_name::EngineName;
 use crate::kv_cache::memory_plan::{MemoryPlan, MemoryRequest, TgiMemory, TgisMemory, VllmMemory};
 use crate::scenario::Scenario;
-use crate::scenario::defaults::{EffectiveSettings, TgisEffective, VllmEffective};
+use crate::scenario::defaults::{EffectiveSettings, TgiEffective, TgisEffective, VllmEffective};
 use crate::scenario::settings::{AutoOr, SchedulingPolicy};
 use crate::scheduler::Scheduler;
 use crate::scheduler::static_batch::{StaticBatch, StaticConfig};
+use crate::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
 use crate::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
 use crate::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 
@@ -85,17 +86,17 @@ pub(super) fn check(scenario: &Scenario, plan: &MemoryPlan) -> Result<(), Deploy
     let engine = scenario.engine.name;
     match &scenario.engine.effective {
         EffectiveSettings::Tgis(s) => Ok(tgis(engine, s, plan).check()?),
+        EffectiveSettings::Tgi(s) => Ok(tgi(engine, s, plan).check()?),
         EffectiveSettings::Static(_) => Ok(()),
         EffectiveSettings::Vllm(_) if vllm_v1_rules(engine).is_some() => Ok(()),
-        EffectiveSettings::Tgi(_) | EffectiveSettings::Vllm(_) => {
-            Err(DeployError::NoScheduler(engine))
-        }
+        EffectiveSettings::Vllm(_) => Err(DeployError::NoScheduler(engine)),
     }
 }
 
 pub(super) fn scheduler(scenario: &Scenario, plan: &MemoryPlan) -> Box<dyn Scheduler> {
     match &scenario.engine.effective {
         EffectiveSettings::Tgis(s) => Box::new(Tgis::new(tgis(scenario.engine.name, s, plan))),
+        EffectiveSettings::Tgi(s) => Box::new(Tgi::new(tgi(scenario.engine.name, s, plan))),
         EffectiveSettings::Static(s) => Box::new(StaticBatch::new(StaticConfig {
             batch_size: s.batch_size,
             max_sequence_length: s.max_model_len,
@@ -104,7 +105,7 @@ pub(super) fn scheduler(scenario: &Scenario, plan: &MemoryPlan) -> Box<dyn Sched
         EffectiveSettings::Vllm(s) if vllm_v1_rules(scenario.engine.name).is_some() => {
             Box::new(VllmV1::new(vllm_v1(scenario.engine.name, s, plan)))
         }
-        EffectiveSettings::Tgi(_) | EffectiveSettings::Vllm(_) => {
+        EffectiveSettings::Vllm(_) => {
             unreachable!("`check` lets only engines with a scheduler through")
         }
     }
@@ -188,5 +189,35 @@ fn vllm_v1(engine: EngineName, s: &VllmEffective, plan: &MemoryPlan) -> VllmV1Co
         long_prefill_token_threshold_adaptive: s.long_prefill_token_threshold_adaptive,
         // The one rule that is a setting: on by default since 0.20.0.
         rules: VllmV1Rules { reserve_full_isl: s.scheduler_reserve_full_isl, ..rules },
+    }
+}
+
+/// A TGI server of a flash model: its token budget is what the memory plan's blocks hold, whatever
+/// the user asks for (B5).
+fn tgi(engine: EngineName, s: &TgiEffective, plan: &MemoryPlan) -> TgiConfig {
+    let held = plan.kv_blocks * u64::from(plan.block_size);
+    let capacity = u32::try_from(held).unwrap_or(u32::MAX);
+    let total = s.max_total_tokens.or(plan.settings.max_total_tokens).unwrap_or(capacity);
+    // v3 asks for no more than it can hold where the user has set nothing.
+    let total = if s.max_total_tokens.is_none() { total.min(capacity) } else { total };
+    TgiConfig {
+        rules: if engine == EngineName::TgiV2 {
+            TgiRules::V2
+        } else {
+            TgiRules::V3 { prefill_chunking: s.prefill_chunking, prefix_caching: s.prefix_caching }
+        },
+        block_size: s.block_size,
+        max_batch_prefill_tokens: s.max_batch_prefill_tokens,
+        max_batch_total_tokens: capacity,
+        // The router's own type.
+        waiting_served_ratio: s.waiting_served_ratio as f32,
+        max_waiting_tokens: s.max_waiting_tokens,
+        max_batch_size: s.max_batch_size,
+        requires_padding: false,
+        shard: ShardLayout::Paged,
+        speculate: 0,
+        max_input_tokens: s.max_input_tokens.unwrap_or(total.saturating_sub(1)),
+        max_total_tokens: total,
+        max_concurrent_requests: s.max_concurrent_requests,
     }
 }
