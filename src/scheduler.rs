@@ -9,6 +9,7 @@
 
 pub mod static_batch;
 pub mod tgis;
+pub mod vllm_v0;
 pub mod vllm_v1;
 
 use crate::cost::StepShape;
