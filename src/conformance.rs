@@ -8,6 +8,8 @@
 mod router_script;
 mod tgi;
 mod tgis;
+mod vllm;
+mod vllm_v0;
 mod vllm_v1;
 
 use serde_json::{Map, Value};
@@ -49,6 +51,9 @@ pub struct Verdict {
 pub fn check(bytes: &[u8]) -> Result<Verdict, ConformanceError> {
     let golden: Value =
         serde_json::from_slice(bytes).map_err(|e| ConformanceError::Malformed(e.to_string()))?;
+    if golden["format"] == vllm_v0::FORMAT {
+        return vllm_v0::check(golden);
+    }
     if golden["format"] == vllm_v1::FORMAT {
         return vllm_v1::check(golden);
     }

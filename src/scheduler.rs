@@ -10,6 +10,7 @@
 pub mod static_batch;
 pub mod tgi;
 pub mod tgis;
+pub mod vllm_v0;
 pub mod vllm_v1;
 
 use crate::cost::StepShape;

@@ -85,3 +85,14 @@ fn every_recorded_tgi_schedule_is_reproduced() {
     let Some(shared) = shared() else { return };
     check_all(&shared.join("data/golden/tgi"));
 }
+
+#[test]
+fn the_vllm_v0_schedules_kept_here_are_reproduced() {
+    check_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vllm-v0"));
+}
+
+#[test]
+fn every_recorded_vllm_v0_schedule_is_reproduced() {
+    let Some(shared) = shared() else { return };
+    check_all(&shared.join("data/golden/vllm-v0"));
+}

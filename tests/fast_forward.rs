@@ -13,6 +13,7 @@ use servesim::scheduler::Scheduler;
 use servesim::scheduler::static_batch::{StaticBatch, StaticConfig};
 use servesim::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
 use servesim::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
+use servesim::scheduler::vllm_v0::{VllmV0, VllmV0Config, VllmV0Rules};
 use servesim::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 use servesim::time::{SimDuration, SimTime};
 use servesim::workload::{
@@ -38,6 +39,7 @@ enum SchedulerCase {
     Tgis(TgisConfig),
     Tgi(TgiConfig),
     Static(StaticConfig),
+    VllmV0(VllmV0Config),
     VllmV1(VllmV1Config),
 }
 
@@ -47,6 +49,7 @@ impl SchedulerCase {
             Self::Tgis(config) => Box::new(Tgis::new(config.clone())),
             Self::Tgi(config) => Box::new(Tgi::new(config.clone())),
             Self::Static(config) => Box::new(StaticBatch::new(config.clone())),
+            Self::VllmV0(config) => Box::new(VllmV0::new(config.clone())),
             Self::VllmV1(config) => Box::new(VllmV1::new(config.clone())),
         }
     }
@@ -156,6 +159,28 @@ fn static_batch() -> impl Strategy<Value = SchedulerCase> {
     })
 }
 
+fn vllm_v0() -> impl Strategy<Value = SchedulerCase> {
+    let rules = prop_oneof![
+        Just((VllmV0Rules::V0_2_7, false)),
+        Just((VllmV0Rules::V0_4_2, false)),
+        Just((VllmV0Rules::V0_4_2, true)),
+    ];
+    (rules, 1u32..24, 24u32..600, 20u32..200, prop_oneof![Just(8u32), Just(16)], 0u32..300)
+        .prop_map(|(rules, max_num_seqs, tokens, num_gpu_blocks, block_size, max_paddings)| {
+            let (rules, enable_chunked_prefill) = rules;
+            SchedulerCase::VllmV0(VllmV0Config {
+                max_model_len: 400,
+                max_num_seqs,
+                max_num_batched_tokens: tokens,
+                max_paddings,
+                num_gpu_blocks,
+                block_size,
+                enable_chunked_prefill,
+                rules,
+            })
+        })
+}
+
 fn vllm_v1() -> impl Strategy<Value = SchedulerCase> {
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (1u32..24, 24u32..600, 32u32..200, prop_oneof![Just(0.0), 0.0..0.1], switches).prop_map(
@@ -184,7 +209,7 @@ fn vllm_v1() -> impl Strategy<Value = SchedulerCase> {
 
 fn cases() -> impl Strategy<Value = Case> {
     (
-        prop_oneof![4 => tgis(), 4 => tgi(), 1 => static_batch(), 4 => vllm_v1()],
+        prop_oneof![4 => tgis(), 4 => tgi(), 1 => static_batch(), 4 => vllm_v0(), 4 => vllm_v1()],
         1usize..4,
         prop::collection::vec((1u32..300, 1u32..120), 1..12),
         prop::bool::ANY,
@@ -237,6 +262,11 @@ proptest! {
         let gaps: u64 = digest.gaps.values().sum();
         let first = digest.records.iter().filter(|r| r.first_token.is_some()).count() as u64;
         prop_assert_eq!(gaps + first, digest.tokens, "each token is a first one or has a gap");
+        if digest.records.iter().all(|r| r.outcome.is_success() || r.first_token.is_none()) {
+            let waited: u64 = digest.gaps.iter().map(|(gap, n)| gap.as_nanos() * n).sum();
+            let spans = digest.records.iter().filter_map(|r| Some(r.ended.since(r.first_token?)));
+            prop_assert_eq!(waited, spans.map(|s| s.as_nanos()).sum::<u64>(), "gaps add up");
+        }
         for record in &digest.records {
             let in_order = [record.first_scheduled, record.first_token, Some(record.ended)];
             prop_assert!(in_order.iter().flatten().is_sorted(), "{record:?}");
