@@ -1,6 +1,6 @@
 //! From a scenario to a deployment that runs: memory plan, cost model, scheduler, workload.
 
-mod settings;
+mod engine_config;
 
 use crate::cost::calibrated::{CalibratedCost, CostError, CostInputs};
 use crate::cost::host::EngineTraits;
@@ -8,7 +8,6 @@ use crate::cost::profile::lookup::Profiles;
 use crate::engine::observer::Observer;
 use crate::engine::router::LeastOutstanding;
 use crate::engine::{RunOptions, RunTotals, Simulation};
-use crate::engine_name::EngineName;
 use crate::kv_cache::memory_plan::MemoryPlan;
 use crate::metrics::{Measure, Slo};
 use crate::scenario::{ArrivalSpec, Scenario};
@@ -18,6 +17,8 @@ use crate::scheduler::tgis::TgisStartError;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{ArrivalProcess, ClosedLoop, Lengths, OpenLoop, Workload};
 
+use engine_config::EngineConfig;
+
 /// Why a deployment does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
@@ -25,13 +26,11 @@ pub enum DeployError {
     #[error("{}", refusal(.0))]
     DoesNotFit(Box<MemoryPlan>),
     #[error("the router refuses to start: {0}")]
-    Router(#[from] TgisStartError),
+    Tgis(#[from] TgisStartError),
     #[error("the router refuses to start: {0}")]
-    TgiRouter(#[from] TgiStartError),
+    Tgi(#[from] TgiStartError),
     #[error(transparent)]
     Cost(#[from] CostError),
-    #[error("{0} has a memory plan here, but no scheduler yet")]
-    NoScheduler(EngineName),
 }
 
 fn refusal(plan: &MemoryPlan) -> String {
@@ -45,6 +44,7 @@ pub struct Deployment<'a> {
     scenario: &'a Scenario,
     profiles: Profiles,
     plan: MemoryPlan,
+    engine: EngineConfig,
     cost: CalibratedCost,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Deployment<'a> {
         let tensor_parallel = scenario.engine.tensor_parallel_size;
         let gpu = scenario.hardware.gpu();
         let traits = EngineTraits::of(scenario.engine.name)
-            .with_graphs(settings::graphs(scenario.engine.name, &scenario.engine.effective));
+            .with_graphs(engine_config::graphs(scenario.engine.name, &scenario.engine.effective));
         let cost = CalibratedCost::new(&CostInputs {
             model: &scenario.model,
             precision: scenario.precision,
@@ -82,8 +82,8 @@ impl<'a> Deployment<'a> {
             deployment: &profiles.deployment.profile,
             engine: &traits,
         })?;
-        settings::check(scenario, &plan)?;
-        Ok(Self { scenario, profiles, plan, cost })
+        let engine = EngineConfig::new(scenario, &plan)?;
+        Ok(Self { scenario, profiles, plan, engine, cost })
     }
 
     pub fn scenario(&self) -> &'a Scenario {
@@ -104,7 +104,7 @@ impl<'a> Deployment<'a> {
 
     /// A fresh scheduler of the deployment.
     pub fn scheduler(&self) -> Box<dyn Scheduler> {
-        settings::scheduler(self.scenario, &self.plan)
+        self.engine.scheduler()
     }
 
     /// What a recorder of this scenario measures.
@@ -175,5 +175,5 @@ fn environment(scenario: &Scenario) -> Option<&str> {
 
 /// The memory plan of a scenario, whether or not it fits.
 pub fn memory_plan(scenario: &Scenario) -> MemoryPlan {
-    MemoryPlan::new(&settings::memory_request(scenario))
+    MemoryPlan::new(&engine_config::memory_request(scenario))
 }

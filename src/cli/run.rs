@@ -34,14 +34,12 @@ pub fn run(args: &RunArgs) -> Result<Outcome, Failure> {
             memory::print(&scenario, &plan, args.format)?;
             return Ok(Outcome::Negative);
         }
-        Err(error @ (DeployError::Router(_) | DeployError::TgiRouter(_))) => {
+        Err(error @ (DeployError::Tgis(_) | DeployError::Tgi(_))) => {
             output::complain(&format!("does not start: {error}"));
             return Ok(Outcome::Negative);
         }
-        // What the simulator has no scheduler or no coefficients for is refused, not guessed.
-        Err(error @ (DeployError::NoScheduler(_) | DeployError::Cost(_))) => {
-            return Err(Failure::bad_input(error));
-        }
+        // What the simulator has no coefficients for is refused, not guessed.
+        Err(error @ DeployError::Cost(_)) => return Err(Failure::bad_input(error)),
     };
     // Only now: what cannot run leaves no folder behind.
     let out = args.out.as_deref().map(OutDir::create).transpose()?;

@@ -4,15 +4,13 @@ use crate::cost::host::{GraphSizes, Graphs};
 use crate::engine_name::EngineName;
 use crate::kv_cache::memory_plan::{MemoryPlan, MemoryRequest, TgiMemory, TgisMemory, VllmMemory};
 use crate::scenario::Scenario;
-use crate::scenario::defaults::{
-    EffectiveSettings, TgiEffective, TgisEffective, VllmEffective,
-};
+use crate::scenario::defaults::{EffectiveSettings, TgiEffective, TgisEffective, VllmEffective};
 use crate::scenario::settings::{AutoOr, SchedulingPolicy};
 use crate::scheduler::Scheduler;
-use crate::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
-use crate::scheduler::vllm_v0::{VllmV0, VllmV0Config, VllmV0Rules};
 use crate::scheduler::static_batch::{StaticBatch, StaticConfig};
+use crate::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
 use crate::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
+use crate::scheduler::vllm_v0::{VllmV0, VllmV0Config, VllmV0Rules};
 use crate::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 
 use super::DeployError;
@@ -183,8 +181,12 @@ fn tgis(engine: EngineName, s: &TgisEffective, plan: &MemoryPlan) -> TgisConfig 
 
 /// A TGI server. Its token limits are those of the memory plan, as warm-up sets them.
 fn tgi(engine: EngineName, s: &TgiEffective, plan: &MemoryPlan) -> TgiConfig {
-    let capacity = u32::try_from(plan.kv_tokens).unwrap_or(u32::MAX);
-    let total = s.max_total_tokens.or(plan.settings.max_total_tokens).unwrap_or(capacity);
+    let held = plan.kv_blocks * u64::from(plan.block_size);
+    let capacity = u32::try_from(held).unwrap_or(u32::MAX);
+    // v3 asks for no more than it can hold where the user has set nothing.
+    let total = s.max_total_tokens.unwrap_or_else(|| {
+        plan.settings.max_total_tokens.map_or(capacity, |planned| planned.min(capacity))
+    });
     let input = s.max_input_tokens.or(plan.settings.max_input_tokens);
     TgiConfig {
         rules: match engine {
