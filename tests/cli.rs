@@ -80,6 +80,10 @@ fn the_same_scenario_and_seed_give_the_same_result_however_it_is_stepped() {
     assert_eq!(jumped, run(&["--step-by-step"]));
     assert_eq!(jumped, run(&["--check"]));
     assert_ne!(jumped["summary"], run(&["--seed", "2"])["summary"]);
+    // The warm-up ends within a step, and what follows it is cut the same way.
+    let cut = run(&["--warm-up", "7.3s"]);
+    assert_ne!(cut["summary"]["completed"], jumped["summary"]["completed"]);
+    assert_eq!(cut, run(&["--warm-up", "7.3s", "--step-by-step"]));
 }
 
 #[test]

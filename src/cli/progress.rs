@@ -1,6 +1,8 @@
 //! A progress bar for runs that last.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -53,16 +55,56 @@ impl Progress {
         if self.started.elapsed() < PATIENCE {
             return;
         }
-        let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
-            let template = "{bar:40} {percent} % of the run, {eta} left";
-            bar.with_style(ProgressStyle::with_template(template).expect("a valid template"))
-        });
         let share = match self.goal {
             Goal::Until(end) => self.now.as_secs_f64() / end.as_secs_f64(),
             Goal::Requests(all) => self.requests as f64 / all as f64,
         };
-        bar.set_position((share.clamp(0.0, 1.0) * 1000.0) as u64);
+        let bar = self.bar.get_or_insert_with(new_bar);
+        move_to(bar, share, self.started);
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
+    bar.with_style(ProgressStyle::with_template("{bar:40} {msg}").expect("a valid template"))
+}
+
+fn move_to(bar: &ProgressBar, share: f64, started: Instant) {
+    let share = share.clamp(0.0, 1.0);
+    bar.set_position((share * 1000.0) as u64);
+    // A run goes at an even pace from its start on, which the bar's own estimate has not seen.
+    let left = started.elapsed().as_secs_f64() * (1.0 - share) / share.max(1e-9);
+    bar.set_message(format!("{:.0} %, {left:.0} s left", share * 100.0));
+}
+
+/// How many of several runs are done.
+#[derive(Debug)]
+pub struct RunsDone {
+    all: u64,
+    done: AtomicU64,
+    started: Instant,
+    bar: OnceLock<ProgressBar>,
+}
+
+impl RunsDone {
+    pub fn new(all: u64, started: Instant) -> Self {
+        Self { all, done: AtomicU64::new(0), started, bar: OnceLock::new() }
+    }
+
+    /// One more is done; from any thread.
+    pub fn one_more(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.started.elapsed() >= PATIENCE && io::stderr().is_terminal() {
+            move_to(self.bar.get_or_init(new_bar), done as f64 / self.all as f64, self.started);
+        }
+    }
+}
+
+impl Drop for RunsDone {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.get() {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json as object};
 
 use super::args::{Format, RunArgs};
 use super::output::{Content, OutDir};
-use super::progress::{Goal, Progress};
+use super::progress::{Goal, Progress, RunsDone};
 use super::stopwatch::Stopwatch;
 use super::{Failure, Outcome, input, memory, output};
 use crate::cost::profile::lookup::{Match, Profiles};
@@ -144,12 +144,16 @@ impl Series {
             series.add(one_seed(args, deployment, first, out, Some(watch))?, out)?;
             return Ok(series);
         }
+        let done = RunsDone::new(seeds, watch.started());
+        let one = |i| {
+            let run = one_seed(args, &deployment.clone(), first.wrapping_add(i), out, None);
+            done.one_more();
+            run
+        };
         for batch in (0..seeds).step_by(BATCH as usize) {
             // Collected in order of the seeds, so that the bytes do not depend on the threads.
-            let runs: Vec<_> = (batch..seeds.min(batch + BATCH))
-                .into_par_iter()
-                .map(|i| one_seed(args, &deployment.clone(), first.wrapping_add(i), out, None))
-                .collect::<Result<_, _>>()?;
+            let batch = batch..seeds.min(batch + BATCH);
+            let runs: Vec<_> = batch.into_par_iter().map(one).collect::<Result<_, _>>()?;
             for run in runs {
                 series.add(run, out)?;
             }

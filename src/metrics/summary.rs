@@ -103,7 +103,7 @@ pub struct SloResult {
     /// Share of the requests that meet every limit.
     pub attainment: Option<f64>,
     /// Whether each limit holds for the wanted share of the requests; over several seeds, whether it
-    /// does in any.
+    /// does in all of them.
     pub met: bool,
     pub percentile: f64,
     pub ttft_ms: Option<f64>,
@@ -278,7 +278,7 @@ impl Summary {
     }
 }
 
-/// Means of numbers, union of lists, "any" of flags; anything else from the first.
+/// Means of numbers, union of lists, flags by their meaning; anything else from the first.
 fn merge(values: &[&Value], key: &str, intervals: &mut BTreeMap<String, Interval>) -> Value {
     let values: Vec<_> = values.iter().copied().filter(|value| !value.is_null()).collect();
     let Some(first) = values.first() else { return Value::Null };
@@ -289,6 +289,11 @@ fn merge(values: &[&Value], key: &str, intervals: &mut BTreeMap<String, Interval
                 intervals.insert(key.to_owned(), interval);
             }
             (numbers.iter().sum::<f64>() / numbers.len() as f64).into()
+        }
+        // An objective is met only if it always is; one approximate percentile makes a mean of them
+        // approximate.
+        Value::Bool(_) if key.ends_with(".met") => {
+            values.iter().all(|value| value.as_bool() == Some(true)).into()
         }
         Value::Bool(_) => values.iter().any(|value| value.as_bool() == Some(true)).into(),
         Value::Array(_) => {
@@ -418,6 +423,15 @@ mod tests {
         );
         let merged = Summary::over_seeds(&[none, some]).unwrap();
         assert_eq!((merged.ttft_ms.mean, merged.completed.get()), (Some(50.0), 0.5));
+    }
+
+    #[test]
+    fn an_objective_is_met_if_every_seed_meets_it() {
+        let slo = Slo { e2el: Some(SimDuration::from_millis(150)), ..Slo::default() };
+        let of =
+            |end| summary_of(&[(0, 50, end, 6)], Measure { slo: Some(slo), ..Measure::default() });
+        let met = |ends: [u64; 2]| Summary::over_seeds(&ends.map(of)).unwrap().slo.unwrap().met;
+        assert_eq!((met([100, 100]), met([100, 200])), (true, false));
     }
 
     #[test]
