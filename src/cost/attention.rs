@@ -151,9 +151,9 @@ impl AttentionForm {
         let compute = 4.0 * head_width * padded * seen / form.peak;
         let walk = chunks.walk * form.walk * shape.head_dim / 128.0;
         let bytes = shape.kv_bytes_per_token() * chunks.context + 4.0 * head_width * chunks.tokens;
-        let p = form.blend;
-        let sum = compute.powf(p) + walk.powf(p) + (bytes / form.bandwidth).powf(p);
-        form.floor + sum.powf(1.0 / p)
+        // C^p + S^p + M^p under one root: a blend of blends of the same exponent.
+        let two = blend(compute, walk, form.blend);
+        form.floor + blend(two, bytes / form.bandwidth, form.blend)
     }
 
     fn decode_layer(&self, shape: &AttentionShape, seqs: f64, context: f64) -> f64 {
@@ -176,7 +176,7 @@ impl AttentionForm {
             let hit = 1.0 / (1.0 + (head_kv / memory.cache).powi(2));
             let group = shape.heads / shape.kv_heads;
             let bytes = shape.kv_heads * head_kv * (1.0 + (group - 1.0) * (1.0 - hit));
-            blend(compute, bytes / memory.bandwidth, 4.0)
+            (compute.powi(4) + (bytes / memory.bandwidth).powi(4)).sqrt().sqrt()
         });
         let walk = form.walk * chunks.walk.max(context / seqs) * shape.head_dim / 128.0;
         form.floor + blend(prefill + decode, walk, form.blend)
