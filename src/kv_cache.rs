@@ -68,6 +68,11 @@ impl BlockTable {
         &self.blocks
     }
 
+    /// How many there are; 0 in counted mode.
+    pub fn held(&self) -> u32 {
+        u32::try_from(self.blocks.len()).expect("block ids are u32")
+    }
+
     /// Whether other requests can find this one's blocks.
     pub fn is_shareable(&self) -> bool {
         self.content.is_some()
@@ -203,13 +208,13 @@ impl KvCacheManager {
     pub fn grow(&mut self, table: &mut BlockTable, blocks: u32) {
         self.free = self.free.checked_sub(blocks).expect("the caller has tested for free blocks");
         if let Some(Identities { pool, index, .. }) = &mut self.identities {
-            for _ in 0..blocks {
-                let block = pool.take();
-                if let Some(index) = index {
-                    // Eviction happens here and only here (vLLM 0.32.0 `get_new_blocks`).
+            let held = table.blocks.len();
+            pool.take(blocks, &mut table.blocks);
+            if let Some(index) = index {
+                // Eviction happens here and only here (vLLM 0.32.0 `get_new_blocks`).
+                for &block in &table.blocks[held..] {
                     index.forget(block);
                 }
-                table.blocks.push(block);
             }
         }
     }

@@ -74,7 +74,7 @@ impl Observer for Invariants {
             });
         }
         let outcome = step.outcome;
-        let tokens = u64::from(outcome.decode_tokens) + outcome.first_tokens.len() as u64;
+        let tokens = outcome.tokens();
         let batch =
             u64::from(step.step.shape.prefill_seqs) + u64::from(step.step.shape.decode_seqs);
         self.expect(tokens <= batch, || {

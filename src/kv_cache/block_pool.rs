@@ -49,15 +49,13 @@ impl BlockPool {
 
     fn unlink(&mut self, id: u32) {
         let Block { prev, next, .. } = self.blocks[id as usize];
-        self.blocks[prev as usize].next = next;
-        self.blocks[next as usize].prev = prev;
+        self.join(prev, next);
     }
 
-    fn link_between(&mut self, prev: u32, id: u32, next: u32) {
-        self.blocks[prev as usize].next = id;
-        self.blocks[next as usize].prev = id;
-        let block = &mut self.blocks[id as usize];
-        (block.prev, block.next) = (prev, next);
+    /// Makes `next` follow `prev` in the queue.
+    fn join(&mut self, prev: u32, next: u32) {
+        self.blocks[prev as usize].next = next;
+        self.blocks[next as usize].prev = prev;
     }
 
     /// Whether a sequence holds the block.
@@ -65,14 +63,19 @@ impl BlockPool {
         self.blocks[id as usize].refs > 0
     }
 
-    /// Takes the block at the front of the queue. There must be one.
-    #[inline]
-    pub fn take(&mut self) -> u32 {
-        let id = self.blocks[self.sentinel() as usize].next;
-        debug_assert_ne!(id, self.sentinel(), "the queue is not empty");
-        self.unlink(id);
-        self.blocks[id as usize].refs = 1;
-        id
+    /// Takes `count` blocks from the front of the queue and appends their ids to `table`. There must
+    /// be that many.
+    pub fn take(&mut self, count: u32, table: &mut Vec<u32>) {
+        let sentinel = self.sentinel();
+        let mut id = self.blocks[sentinel as usize].next;
+        for _ in 0..count {
+            debug_assert_ne!(id, sentinel, "the queue is long enough");
+            table.push(id);
+            let block = &mut self.blocks[id as usize];
+            block.refs = 1;
+            id = block.next;
+        }
+        self.join(sentinel, id);
     }
 
     /// One more sequence holds the block; if nobody did, it leaves the queue from wherever it is.
@@ -97,20 +100,24 @@ impl BlockPool {
         let (keyed, unkeyed) = table.split_at(to_back);
         let mut freed = 0;
         // The run of unkeyed blocks starts with the tail: pushed one by one, it comes last.
+        let mut head = self.blocks[sentinel as usize].next;
         for &id in unkeyed {
             if self.drop_reference(id) {
-                let head = self.blocks[sentinel as usize].next;
-                self.link_between(sentinel, id, head);
+                self.join(id, head);
+                head = id;
                 freed += 1;
             }
         }
+        self.join(sentinel, head);
+        let mut tail = self.blocks[sentinel as usize].prev;
         for &id in keyed.iter().rev() {
             if self.drop_reference(id) {
-                let tail = self.blocks[sentinel as usize].prev;
-                self.link_between(tail, id, sentinel);
+                self.join(tail, id);
+                tail = id;
                 freed += 1;
             }
         }
+        self.join(tail, sentinel);
         freed
     }
 
@@ -150,10 +157,17 @@ mod tests {
         pool.free_queue().collect()
     }
 
+    fn take(pool: &mut BlockPool, count: u32) -> Vec<u32> {
+        let mut table = Vec::new();
+        pool.take(count, &mut table);
+        table
+    }
+
     #[test]
     fn blocks_leave_in_order_of_id_and_the_null_block_never() {
         let mut pool = BlockPool::new(4, FreeOrder::UnkeyedToFront);
-        assert_eq!([pool.take(), pool.take(), pool.take()], [1, 2, 3]);
+        assert_eq!(take(&mut pool, 1), [1]);
+        assert_eq!(take(&mut pool, 2), [2, 3]);
         assert!(queue(&pool).is_empty());
         assert!(queue(&BlockPool::new(1, FreeOrder::AllToBack)).is_empty());
     }
@@ -161,7 +175,7 @@ mod tests {
     #[test]
     fn unkeyed_blocks_return_to_the_front_tail_first_and_keyed_ones_to_the_back() {
         let mut pool = BlockPool::new(7, FreeOrder::UnkeyedToFront);
-        let table = [pool.take(), pool.take(), pool.take(), pool.take()];
+        let table = take(&mut pool, 4);
         assert_eq!(pool.release(&table, 2), 4);
         assert_eq!(queue(&pool), [4, 3, 5, 6, 2, 1]);
     }
@@ -169,7 +183,7 @@ mod tests {
     #[test]
     fn under_the_old_rule_every_block_returns_to_the_back_tail_first() {
         let mut pool = BlockPool::new(7, FreeOrder::AllToBack);
-        let table = [pool.take(), pool.take(), pool.take(), pool.take()];
+        let table = take(&mut pool, 4);
         assert_eq!(pool.release(&table, 2), 4);
         assert_eq!(queue(&pool), [5, 6, 4, 3, 2, 1]);
     }
@@ -177,7 +191,7 @@ mod tests {
     #[test]
     fn a_shared_block_is_freed_by_its_last_holder_and_a_free_one_is_taken_from_the_middle() {
         let mut pool = BlockPool::new(5, FreeOrder::UnkeyedToFront);
-        let table = [pool.take(), pool.take()];
+        let table = take(&mut pool, 2);
         pool.hold(table[0]);
         assert_eq!(pool.release(&table, 2), 1);
         assert_eq!(queue(&pool), [3, 4, 2]);

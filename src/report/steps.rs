@@ -48,7 +48,7 @@ impl<W: Write> Observer for StepsCsv<W> {
             return;
         }
         let (step, shape, occupancy) = (s.step, &s.step.shape, &s.occupancy);
-        let tokens = u64::from(s.outcome.decode_tokens) + s.outcome.first_tokens.len() as u64;
+        let tokens = s.outcome.tokens();
         self.line.clear();
         write!(
             self.line,

@@ -90,8 +90,9 @@ pub struct VllmV1 {
     waiting: WaitingQueue,
     lockstep: Lockstep,
     /// Steps scheduled and not yet completed, oldest first.
-    in_flight: VecDeque<Flight>,
-    spare: Vec<Flight>,
+    in_flight: VecDeque<Box<Flight>>,
+    /// Boxed like those in flight: they change places at every step.
+    spare: Vec<Box<Flight>>,
     admissions: u64,
     /// Requests have ended that no step has reported to the workers yet.
     unflushed: bool,
@@ -252,7 +253,7 @@ struct Round {
     budget: u32,
     /// Most tokens of one prompt; 0: no limit.
     threshold: u32,
-    flight: Flight,
+    flight: Box<Flight>,
 }
 
 impl VllmV1 {
@@ -266,7 +267,7 @@ impl VllmV1 {
             flight: self.spare.pop().unwrap_or_default(),
         };
         round.flight.clear();
-        if self.exact_only || !self.run_lockstep(&mut round) {
+        if self.exact_only || !self.run_lockstep(&mut round, step) {
             self.run_each(&mut round, step);
         }
         self.waiting_stop = if step.preempted.is_empty() {

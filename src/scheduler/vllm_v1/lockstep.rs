@@ -18,6 +18,8 @@ pub(super) type Member = (u64, RequestId);
 #[derive(Debug)]
 pub(super) struct Lockstep {
     block_size: u64,
+    /// `block_size - 1` where that is a power of two: classes are taken often.
+    mask: Option<u64>,
     /// Turns scheduled so far.
     turn: u64,
     seqs: u32,
@@ -39,6 +41,7 @@ impl Lockstep {
         let classes = block_size as usize;
         Self {
             block_size: u64::from(block_size),
+            mask: block_size.is_power_of_two().then(|| u64::from(block_size - 1)),
             turn: 0,
             seqs: 0,
             computed: 0,
@@ -123,8 +126,11 @@ impl Lockstep {
 
     /// The class of a sequence: constant as long as it misses no turn.
     fn class(&self, seq: &Sequence) -> usize {
-        let b = self.block_size;
-        let class = (u64::from(seq.final_computed()) + b - seq.finish_turn % b) % b;
+        let (tokens, b) = (u64::from(seq.final_computed()), self.block_size);
+        let class = match self.mask {
+            Some(mask) => tokens.wrapping_sub(seq.finish_turn) & mask,
+            None => (tokens + b - seq.finish_turn % b) % b,
+        };
         usize::try_from(class).expect("below the block size")
     }
 

@@ -20,7 +20,7 @@ impl VllmV1 {
         // A turn missed delays the last token as soon as it is scheduled, but costs a token only
         // once it is over.
         let member = (seq.order, id);
-        let delays = |f: &&Flight| f.turn <= seq.finish_turn && f.missed.contains(&member);
+        let delays = |f: &&Box<Flight>| f.turn <= seq.finish_turn && f.missed.contains(&member);
         let missed = self.in_flight.iter().filter(delays).count();
         let missed = u64::try_from(missed).expect("a pipeline is short");
         let outputs = u64::from(seq.limit) + done + missed - seq.finish_turn;
@@ -50,19 +50,20 @@ impl VllmV1 {
         self.kv.full_blocks(lockstep).max(seq.table.keyed())
     }
 
-    /// The running loop for the usual case: every sequence in lockstep gets its token, then the
-    /// unfinished prompts at the tail of the list their chunks. Returns false, with nothing done,
-    /// if that may not be what the loop over each sequence does.
-    pub(super) fn run_lockstep(&mut self, round: &mut Round) -> bool {
+    /// The running loop without walking the batch: every sequence in lockstep gets its token, then
+    /// the unfinished prompts at the tail of the list their chunks. Returns false, with nothing
+    /// done, where that may not be what the loop over each sequence does.
+    ///
+    /// Under fcfs the victim of a preemption is the last of the list, which has got nothing yet, so
+    /// those who stay are served in the same order whether or not the others are looked at.
+    pub(super) fn run_lockstep(&mut self, round: &mut Round, step: &mut Step) -> bool {
         let seqs = self.lockstep.seqs();
-        let crossing = self.lockstep.crossing_seqs();
-        if seqs > round.budget || crossing > self.kv.free_blocks() {
+        if seqs > round.budget || !(self.config.policy == Policy::Fcfs || self.all_fit(round)) {
             return false;
         }
         if let Some(&first) = self.partial.first() {
-            // The others stand before them and are served first.
             let tail = self.running.len() - self.partial.len();
-            if self.running[tail] != first || !self.partial_fits(round, seqs, crossing) {
+            if self.running[tail] != first {
                 return false;
             }
         }
@@ -72,59 +73,78 @@ impl VllmV1 {
         if self.kv.caches_prefixes() && seqs > 0 && !in_step {
             return false;
         }
-        round.budget -= seqs;
-        self.take_lockstep_blocks();
-        for at in 0..self.partial.len() {
-            if round.budget == 0 {
-                break;
-            }
+
+        self.take_lockstep_blocks(Some((&mut *round, &mut *step)));
+        round.budget -= self.lockstep.seqs();
+        let mut at = 0;
+        while at < self.partial.len() && round.budget > 0 {
             let id = self.partial[at];
             let seq = &self.seqs[id.index()];
             let (past, new) = (seq.computed, round.chunk_of(seq.known() - seq.computed));
-            self.schedule_chunk(round, id, past, new);
+            let need = self.kv.blocks_for(past + new) - self.kv.blocks_for(past);
+            while need > self.kv.free_blocks() && at < self.partial.len() {
+                self.preempt(self.running.len() - 1, round, step);
+            }
+            if at < self.partial.len() {
+                self.schedule_chunk(round, id, past, new);
+            }
+            at += 1;
         }
         true
     }
 
-    /// Whether the unfinished prompts find blocks for what the budget leaves them.
-    fn partial_fits(&self, round: &Round, budget_used: u32, blocks_used: u32) -> bool {
-        let mut budget = round.budget - budget_used;
-        let mut free = self.kv.free_blocks() - blocks_used;
+    /// Whether there are blocks for all who run.
+    fn all_fit(&self, round: &Round) -> bool {
+        let mut budget = round.budget - self.lockstep.seqs();
+        let mut need = self.lockstep.crossing_seqs();
         for id in &self.partial {
             let seq = &self.seqs[id.index()];
             let new = round.capped(seq.known() - seq.computed).min(budget);
-            let held = self.kv.blocks_for(seq.computed);
-            let need = self.kv.blocks_for(seq.computed + new) - held;
-            if need > free {
-                return false;
-            }
-            free -= need;
+            need += self.kv.blocks_for(seq.computed + new) - self.kv.blocks_for(seq.computed);
             budget -= new;
         }
-        true
+        need <= self.kv.free_blocks()
     }
 
-    /// The blocks that the lockstep needs for its next turn, and the keys of those it fills.
-    pub(super) fn take_lockstep_blocks(&mut self) {
-        if !self.kv.is_identified() {
-            self.kv.take_counted(self.lockstep.crossing_seqs());
+    /// The blocks that the lockstep needs for its next turn, and the keys of those it fills. Where
+    /// blocks run out, sequences are preempted from the tail; without a round there must be enough.
+    pub(super) fn take_lockstep_blocks(&mut self, round: Option<(&mut Round, &mut Step)>) {
+        if self.kv.is_identified() {
+            self.take_identified_blocks(round);
             return;
         }
+        if let Some((round, step)) = round {
+            while self.lockstep.crossing_seqs() > self.kv.free_blocks() {
+                self.preempt(self.running.len() - 1, round, step);
+            }
+        }
+        self.kv.take_counted(self.lockstep.crossing_seqs());
+    }
+
+    /// Which sequence takes which block depends on whose blocks have been freed by then, so here
+    /// they go one by one, in running order.
+    fn take_identified_blocks(&mut self, mut round: Option<(&mut Round, &mut Step)>) {
         let shares = self.kv.caches_prefixes();
-        for &(_, id) in self.lockstep.crossing_members() {
+        let mut at = 0;
+        while let Some(&(_, id)) = self.lockstep.crossing_members().get(at) {
+            if self.kv.free_blocks() == 0 {
+                let (round, step) = round.as_mut().expect("there are blocks for steady turns");
+                self.preempt(self.running.len() - 1, round, step);
+                continue;
+            }
             let table = &mut self.seqs[id.index()].table;
-            let full = u32::try_from(table.blocks().len()).expect("block ids are u32");
+            let full = table.held();
             self.kv.grow(table, 1);
             if shares && self.config.async_scheduling && table.is_shareable() {
                 self.kv.register(table, full);
             }
+            at += 1;
         }
         if shares && !self.config.async_scheduling {
             for &(_, id) in self.lockstep.filling_members() {
                 let table = &mut self.seqs[id.index()].table;
                 if table.is_shareable() {
-                    let full = u32::try_from(table.blocks().len()).expect("block ids are u32");
-                    self.kv.register(table, full);
+                    self.kv.register(table, table.held());
                 }
             }
         }

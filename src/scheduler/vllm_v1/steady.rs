@@ -29,7 +29,7 @@ impl VllmV1 {
         if self.kv.is_identified() {
             // Which block goes where is part of the result, so they are handed out turn by turn.
             for _ in 0..turns {
-                self.take_lockstep_blocks();
+                self.take_lockstep_blocks(None);
                 self.lockstep.tick();
             }
         } else {

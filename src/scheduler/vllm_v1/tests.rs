@@ -82,6 +82,11 @@ impl Watch {
     fn without_steps(mut self) -> Self {
         self.every_step = false;
         self.steps.clear();
+        if self.records.iter().any(|r| r.outcome == Outcome::Unfinished) {
+            // Cut off in the middle: the newest step that was shown may be older than the end.
+            self.last = Occupancy::default();
+            self.free_queue = None;
+        }
         self
     }
 }
