@@ -86,6 +86,26 @@ fn the_same_scenario_and_seed_give_the_same_result_however_it_is_stepped() {
     assert_eq!(cut, run(&["--warm-up", "7.3s", "--step-by-step"]));
 }
 
+/// A small cache, so that requests are preempted, some of them while a token is under way.
+#[test]
+fn preemption_shows_the_same_however_it_is_stepped() {
+    for engine in ["vllm-0.32", "vllm-0.13"] {
+        let run = |more: &[&str]| {
+            let scenario = "run --model llama-2-7b --gpu a100-80gb --concurrency 60 --duration 30s \
+                --input-len 300 --output-len 300 --max-model-len 2048 --format json \
+                --set engine.vllm.num-gpu-blocks-override=600 --engine";
+            let words: Vec<_> = scenario.split_whitespace().chain([engine]).collect();
+            let output = servesim(&[words.as_slice(), more].concat());
+            assert!(output.status.success(), "{output:?}");
+            without_clock(json(&output))
+        };
+        let jumped = run(&[]);
+        assert!(jumped["summary"]["preemptions"].as_u64() > Some(10), "{engine}");
+        assert_eq!(jumped, run(&["--step-by-step"]), "{engine}");
+        assert_eq!(jumped, run(&["--check"]), "{engine}");
+    }
+}
+
 #[test]
 fn files_do_not_depend_on_threads_or_stepping() {
     let folder = tempfile::tempdir().expect("a folder");

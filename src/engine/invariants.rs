@@ -73,8 +73,7 @@ impl Observer for Invariants {
                 format!("{} {when}: {} of {} KV used", name(), seen.kv_used, seen.kv_total)
             });
         }
-        let outcome = step.outcome;
-        let tokens = outcome.tokens();
+        let tokens = step.outcome.tokens();
         let batch =
             u64::from(step.step.shape.prefill_seqs) + u64::from(step.step.shape.decode_seqs);
         self.expect(tokens <= batch, || {

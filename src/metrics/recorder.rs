@@ -6,7 +6,9 @@ use super::slo::{Slo, SloTally, divide, tpot};
 use super::steps::StepTotals;
 use super::summary::Summary;
 use super::timeline::Timeline;
-use crate::engine::observer::{CompletedStep, Observer, Outcome, RequestRecord, SteadyRun};
+use crate::engine::observer::{
+    CompletedStep, Observer, Outcome, RequestRecord, ScheduledStep, SteadyRun,
+};
 use crate::request::FinishReason;
 use crate::scheduler::StepKind;
 use crate::time::{SimDuration, SimTime};
@@ -181,19 +183,20 @@ impl Recorder {
 }
 
 impl Observer for Recorder {
+    fn on_scheduled(&mut self, step: &ScheduledStep<'_>) {
+        // Here and not when the step has ended: by then the engine may have jumped over its end.
+        self.steps.preemptions += step.step.preempted.len() as u64;
+        if !(step.step.admitted.is_empty() && step.step.preempted.is_empty()) {
+            self.timeline.sample_kv(step.decided, &step.occupancy);
+        }
+    }
+
     fn on_completed(&mut self, step: &CompletedStep<'_>) {
         self.steps.add(step.step.kind, 1, step.time, step.end);
         self.steps.occupy(step.start, step.end, self.measure.warm_up, &step.occupancy);
         self.timeline.add(step.start, step.end, &step.occupancy);
-        self.steps.preemptions += step.step.preempted.len() as u64;
-        let outcome = step.outcome;
-        let tokens = outcome.tokens();
-        self.count_tokens(step.end, tokens);
-        let changes = !(outcome.ended.is_empty()
-            && outcome.first_tokens.is_empty()
-            && step.step.admitted.is_empty()
-            && step.step.preempted.is_empty());
-        if changes {
+        self.count_tokens(step.end, step.outcome.tokens());
+        if !(step.outcome.ended.is_empty() && step.outcome.first_tokens.is_empty()) {
             self.timeline.sample_kv(step.end, &step.occupancy);
         }
         for (gap, sequences) in self.gaps.drain(..) {

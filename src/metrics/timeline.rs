@@ -44,8 +44,8 @@ pub struct Point {
     pub batch_size: f64,
     /// Requests in the waiting queues while steps ran.
     pub waiting: f64,
-    /// Highest KV use, as a share of the cache, at a step that changed the batch; in between it only
-    /// grows. None if no such step ended here.
+    /// Highest KV use, as a share of the cache, at the instants at which the batch changed; in
+    /// between it only grows. None if there was none.
     pub kv_usage: Option<f64>,
 }
 
@@ -75,8 +75,8 @@ impl Timeline {
         }
     }
 
-    /// KV use at the end of a step that changed the batch. Only such steps are sampled because they
-    /// are seen one by one whether or not the engine jumps over the others.
+    /// KV use where the batch changed. Only such instants are sampled because they are seen one by
+    /// one whether or not the engine jumps over the others.
     pub fn sample_kv(&mut self, at: SimTime, occupancy: &Occupancy) {
         if occupancy.kv_total == 0 {
             return;

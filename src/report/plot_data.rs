@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::metrics::Timeline;
 
-/// Columns of `timeline.csv`. `kv_usage` is empty where no step changed the batch.
+/// Columns of `timeline.csv`. `kv_usage` is empty where the batch did not change.
 pub const TIMELINE_HEADER: &str = "seed,start_s,end_s,busy,batch_size,waiting,kv_usage\n";
 
 /// One row per interval of the timeline, without the header.
