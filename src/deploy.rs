@@ -2,9 +2,12 @@
 
 mod engine_config;
 
+use std::sync::{Arc, Mutex};
+
 use crate::cost::calibrated::{CalibratedCost, CostError, CostInputs};
 use crate::cost::host::EngineTraits;
 use crate::cost::profile::lookup::Profiles;
+use crate::cost::{DecodeCost, StepCost, StepShape, StepTime};
 use crate::engine::observer::Observer;
 use crate::engine::router::LeastOutstanding;
 use crate::engine::{RunOptions, RunTotals, Simulation};
@@ -45,7 +48,8 @@ pub struct Deployment<'a> {
     profiles: Profiles,
     plan: MemoryPlan,
     engine: EngineConfig,
-    cost: CalibratedCost,
+    /// Grows wiser with every run: what one has memoised the next need not compute.
+    cost: Arc<Mutex<CalibratedCost>>,
 }
 
 impl<'a> Deployment<'a> {
@@ -83,7 +87,7 @@ impl<'a> Deployment<'a> {
             engine: &traits,
         })?;
         let engine = EngineConfig::new(scenario, &plan)?;
-        Ok(Self { scenario, profiles, plan, engine, cost })
+        Ok(Self { scenario, profiles, plan, engine, cost: Arc::new(Mutex::new(cost)) })
     }
 
     pub fn scenario(&self) -> &'a Scenario {
@@ -98,8 +102,10 @@ impl<'a> Deployment<'a> {
         &self.profiles
     }
 
-    pub fn cost(&self) -> &CalibratedCost {
-        &self.cost
+    /// The cost model as the runs so far have left it: its prices never change, but it knows what
+    /// was asked for outside the measured range.
+    pub fn cost(&self) -> CalibratedCost {
+        self.cost.lock().expect("no run panicked").clone()
     }
 
     /// A fresh scheduler of the deployment.
@@ -133,7 +139,7 @@ impl<'a> Deployment<'a> {
         step_by_step: bool,
     ) -> (RunTotals, O) {
         let replicas = (0..self.scenario.engine.replicas)
-            .map(|_| (self.scheduler(), Box::new(self.cost.clone()) as Box<_>))
+            .map(|_| (self.scheduler(), Box::new(Lent::new(&self.cost)) as Box<_>))
             .collect();
         let options = RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() };
         let workload = self.workload(seed);
@@ -176,4 +182,35 @@ fn environment(scenario: &Scenario) -> Option<&str> {
 /// The memory plan of a scenario, whether or not it fits.
 pub fn memory_plan(scenario: &Scenario) -> MemoryPlan {
     MemoryPlan::new(&engine_config::memory_request(scenario))
+}
+
+/// A copy of the deployment's cost model for one replica of one run, which hands its memory back.
+struct Lent {
+    cost: CalibratedCost,
+    home: Arc<Mutex<CalibratedCost>>,
+}
+
+impl Lent {
+    fn new(home: &Arc<Mutex<CalibratedCost>>) -> Self {
+        let cost = home.lock().expect("no run panicked").clone();
+        Self { cost, home: Arc::clone(home) }
+    }
+}
+
+impl StepCost for Lent {
+    fn step(&mut self, shape: &StepShape) -> StepTime {
+        self.cost.step(shape)
+    }
+
+    fn decode(&mut self, seqs: u32) -> DecodeCost {
+        self.cost.decode(seqs)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Ok(mut home) = self.home.lock() {
+            std::mem::swap(&mut *home, &mut self.cost);
+        }
+    }
 }

@@ -10,6 +10,8 @@
 pub struct Parameter {
     pub name: String,
     pub guess: f64,
+    /// Where the search begins; only the number of steps depends on it.
+    pub start: f64,
     /// Standard deviation of the prior in natural-log units; infinite for no prior.
     pub spread: f64,
     pub bounds: (f64, f64),
@@ -30,8 +32,9 @@ pub struct Fit {
 /// Relative step of the forward differences.
 const STEP: f64 = 0.02;
 const MAX_ITERATIONS: usize = 30;
-/// Stop when no logarithm moves by more than this.
-const TOLERANCE: f64 = 1e-4;
+/// Stop when no logarithm moves by more than this: a tenth of a per cent of a constant, well within
+/// what any row can tell.
+const TOLERANCE: f64 = 1e-3;
 
 /// Minimises the sum of squared residuals over `spread_of_data` squared plus the priors' squared
 /// distances. `residuals` maps values to the log ratios of all rows.
@@ -71,7 +74,7 @@ pub fn least_squares(
         (0..rows.len()).map(|row| columns.iter().map(|c| c[row]).collect()).collect()
     };
 
-    let mut logs: Vec<f64> = parameters.iter().map(|p| p.guess.ln()).collect();
+    let mut logs: Vec<f64> = parameters.iter().map(|p| p.start.ln()).collect();
     clamp(&mut logs);
     let mut rows = residuals(&to_values(&logs));
     let mut best = objective(&logs, &rows);
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
 
     fn parameter(name: &str, guess: f64, spread: f64) -> Parameter {
-        Parameter { name: name.into(), guess, spread, bounds: (1e-6, 1e6) }
+        Parameter { name: name.into(), guess, start: guess, spread, bounds: (1e-6, 1e6) }
     }
 
     /// Rows `a * x + b`, measured with a = 3, b = 0.5.

@@ -87,8 +87,8 @@ fn verdict(summary: &Summary, broken: &[String]) -> Outcome {
 fn notes(scenario: &Scenario, deployment: &Deployment<'_>) -> Vec<String> {
     let mut notes = scenario.notes.clone();
     notes.extend(deployment.plan().notes.iter().cloned());
-    let outside = deployment.cost().extrapolations();
-    notes.extend(outside.iter().map(|e| format!("extrapolated: {e}")));
+    let cost = deployment.cost();
+    notes.extend(cost.extrapolations().iter().map(|e| format!("extrapolated: {e}")));
     notes
 }
 

@@ -69,10 +69,11 @@ const BANDWIDTH_8: &str = "nccl.bus-bandwidth-8";
 const LATENCY: [&str; 2] = ["nccl.latency-base", "nccl.latency-per-rank"];
 
 impl Fitted {
-    fn parameter(&self) -> Parameter {
+    fn parameter(&self, start: f64) -> Parameter {
         Parameter {
             name: self.name.to_owned(),
             guess: self.guess,
+            start,
             spread: self.factor.ln(),
             bounds: (self.guess / 30.0, self.guess * 30.0),
         }
@@ -146,9 +147,10 @@ fn mean(samples: &[f64]) -> f64 {
     samples.iter().sum::<f64>() / samples.len() as f64
 }
 
-/// Fits the constants on `cases`, starting from their priors.
-fn fit(cases: &[(&Case, Profiles)]) -> Result<Fit, ValidateError> {
-    let parameters: Vec<Parameter> = FITTED.iter().map(Fitted::parameter).collect();
+/// Fits the constants on `cases`; the search begins at `start`.
+fn fit(cases: &[(&Case, Profiles)], start: &[f64]) -> Result<Fit, ValidateError> {
+    let parameters: Vec<Parameter> =
+        FITTED.iter().zip(start).map(|(fitted, &start)| fitted.parameter(start)).collect();
     // A fit cannot return early from within; remember the first fault.
     let fault = std::sync::Mutex::new(None);
     let fit = least_squares(&parameters, SPREAD_OF_DATA, |values| {
@@ -191,7 +193,7 @@ pub(super) fn report() -> Result<Report, ValidateError> {
         .map(|case| Ok((case, case.profiles()?)))
         .collect::<Result<_, ValidateError>>()?;
 
-    let full = fit(&a10g)?;
+    let full = fit(&a10g, &FITTED.map(|fitted| fitted.guess))?;
     // Without each row in turn.
     let left_out: Vec<f64> = (0..a10g.len())
         .into_par_iter()
@@ -202,7 +204,7 @@ pub(super) fn report() -> Result<Report, ValidateError> {
                 .filter(|&(i, _)| i != out)
                 .map(|(_, (case, profiles))| (*case, profiles.clone()))
                 .collect();
-            let values = fit(&rest)?.values;
+            let values = fit(&rest, &full.values)?.values;
             let (case, profiles) = &a10g[out];
             let profiles = with_constants(profiles, &values)?;
             Ok(mean(&case.throughput(&profiles, SEEDS)?) / case.published.throughput_tok_s - 1.0)

@@ -20,8 +20,8 @@ impl VllmV1 {
         // A turn missed delays the last token as soon as it is scheduled, but costs a token only
         // once it is over.
         let member = (seq.order, id);
-        let delays = |f: &&Box<Flight>| f.turn <= seq.finish_turn && f.missed.contains(&member);
-        let missed = self.in_flight.iter().filter(delays).count();
+        let delays = |f: &Flight| f.turn <= seq.finish_turn && f.missed.contains(&member);
+        let missed = self.in_flight.iter().filter(|f| delays(f)).count();
         let missed = u64::try_from(missed).expect("a pipeline is short");
         let outputs = u64::from(seq.limit) + done + missed - seq.finish_turn;
         u32::try_from(outputs).expect("no more than the limit")
