@@ -5,6 +5,7 @@
 //! observer that writes steps in the recording's own format. Then two lists of JSON objects are
 //! compared field by field.
 
+mod divergence;
 mod router_script;
 mod tgi;
 mod tgis;
@@ -12,7 +13,10 @@ mod vllm;
 mod vllm_v0;
 mod vllm_v1;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+pub use divergence::Divergence;
+use divergence::first_difference;
 
 /// A recording that cannot be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -21,21 +25,6 @@ pub enum ConformanceError {
     Malformed(String),
     #[error("engine {0:?} has no scheduler here")]
     UnknownEngine(String),
-}
-
-/// The first place where our schedule and the recorded one part.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Divergence {
-    /// The list that differs: `steps`, `finished`, `results`.
-    pub list: &'static str,
-    /// Position in that list, from 0.
-    pub index: usize,
-    pub expected: Option<Value>,
-    pub actual: Option<Value>,
-    /// Keys whose values differ.
-    pub fields: Vec<String>,
-    /// The last entry on which both agree.
-    pub before: Option<Value>,
 }
 
 /// What a replay found.
@@ -49,51 +38,27 @@ pub struct Verdict {
 
 /// Replays one recorded schedule.
 pub fn check(bytes: &[u8]) -> Result<Verdict, ConformanceError> {
+    check_as(bytes, None)
+}
+
+/// Replays one recorded schedule by the rules of `engine` instead of those of the engine that was
+/// recorded: would that version have done the same?
+pub fn check_as(bytes: &[u8], engine: Option<&str>) -> Result<Verdict, ConformanceError> {
     let golden: Value =
         serde_json::from_slice(bytes).map_err(|e| ConformanceError::Malformed(e.to_string()))?;
     if golden["format"] == vllm_v0::FORMAT {
-        return vllm_v0::check(golden);
+        return vllm_v0::check(golden, engine);
     }
     if golden["format"] == vllm_v1::FORMAT {
-        return vllm_v1::check(golden);
+        return vllm_v1::check(golden, engine);
     }
-    let engine = golden.pointer("/scenario/engine").and_then(Value::as_str);
-    match engine {
+    let recorded = golden.pointer("/scenario/engine").and_then(Value::as_str);
+    match engine.or(recorded) {
         Some(name) if name.starts_with("tgis-") => tgis::check(name, &golden),
         Some(name) if name.starts_with("tgi-") => tgi::check(name, &golden),
         Some(name) => Err(ConformanceError::UnknownEngine(name.to_owned())),
         None => Err(ConformanceError::Malformed("it names no engine".into())),
     }
-}
-
-/// The first entry in which two lists of objects differ.
-fn first_difference(
-    list: &'static str,
-    expected: &[Value],
-    actual: &[Value],
-) -> Option<Divergence> {
-    let index =
-        (0..expected.len().max(actual.len())).find(|&i| expected.get(i) != actual.get(i))?;
-    let (expected_entry, actual_entry) = (expected.get(index), actual.get(index));
-    let empty = Map::new();
-    let object = |entry: Option<&Value>| entry.and_then(Value::as_object).unwrap_or(&empty).clone();
-    let (left, right) = (object(expected_entry), object(actual_entry));
-    let mut fields: Vec<String> = left
-        .keys()
-        .chain(right.keys())
-        .filter(|k| left.get(*k) != right.get(*k))
-        .cloned()
-        .collect();
-    fields.sort();
-    fields.dedup();
-    Some(Divergence {
-        list,
-        index,
-        expected: expected_entry.cloned(),
-        actual: actual_entry.cloned(),
-        fields,
-        before: index.checked_sub(1).map(|i| expected[i].clone()),
-    })
 }
 
 /// Reads a number of a recording.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
+
 fn recordings(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .expect("a folder of recordings")
@@ -19,7 +21,7 @@ fn check_all(folder: &Path) {
     for file in &files {
         let bytes = std::fs::read(file).expect("a readable recording");
         match servesim::conformance::check(&bytes) {
-            Ok(verdict) => failures.extend(verdict.divergence.map(|d| (file, format!("{d:#?}")))),
+            Ok(verdict) => failures.extend(verdict.divergence.map(|d| (file, d.to_string()))),
             Err(error) => failures.push((file, error.to_string())),
         }
     }
@@ -95,4 +97,45 @@ fn the_vllm_v0_schedules_kept_here_are_reproduced() {
 fn every_recorded_vllm_v0_schedule_is_reproduced() {
     let Some(shared) = shared() else { return };
     check_all(&shared.join("data/golden/vllm-v0"));
+}
+
+#[test]
+fn the_rules_of_another_version_part_from_a_recording_where_they_differ() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    // Every freed block goes to the back of the queue in 0.13, and no longer in 0.32.
+    let file = golden.join("vllm-v1-0.32/22_async_preempt_nocache.json");
+    let bytes = std::fs::read(file).expect("a readable recording");
+    let verdict = servesim::conformance::check_as(&bytes, Some("vllm-0.13")).expect("it replays");
+    let divergence = verdict.divergence.expect("blocks are reused in another order");
+    assert_eq!(divergence.fields, ["s"], "{divergence}");
+    let error = servesim::conformance::check_as(&bytes, Some("vllm-9")).unwrap_err();
+    assert_eq!(error.to_string(), "engine \"vllm-9\" has no scheduler here");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_damaged_recording_is_refused_or_diverges(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        digits in any::<bool>(),
+        file in prop::sample::select(vec![
+            "vllm-v1-0.13/v013_03_tiny_budget.json",
+            "vllm-v1-0.32/21_async_basic.json",
+            "vllm-v0/v0.4.2_12_ck_seqs.json",
+        ]),
+    ) {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let mut bytes = std::fs::read(golden.join(file)).expect("a readable recording");
+        for (at, byte) in edits {
+            // Mostly where sizes and requests stand, and mostly so that it is still a recording.
+            let at = at.index(8_000.min(bytes.len()));
+            if !digits {
+                bytes[at] = byte;
+            } else if bytes[at].is_ascii_digit() {
+                bytes[at] = b'0' + byte % 10;
+            }
+        }
+        let _ = servesim::conformance::check(&bytes);
+    }
 }

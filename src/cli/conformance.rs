@@ -31,7 +31,7 @@ pub fn run(args: &ConformanceArgs) -> Result<Outcome, Failure> {
                 }
                 Some(divergence) => {
                     failed += 1;
-                    format!("{} {name}\n{}", style.bad("FAIL"), side_by_side(divergence))
+                    format!("{} {name}\n{}", style.bad("FAIL"), indented(divergence))
                 }
             },
             Err(error) => {
@@ -69,23 +69,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::bad_input(format!("cannot read {}: {error}", path.display()))
 }
 
-/// Both versions of the entry at which the schedules part.
-fn side_by_side(divergence: &Divergence) -> String {
-    let Divergence { list, index, expected, actual, fields, before } = divergence;
-    let show = |entry: &Option<serde_json::Value>| {
-        entry.as_ref().map_or("(nothing)".into(), ToString::to_string)
-    };
-    let mut text = format!("    first difference: {list}[{index}]");
-    if !fields.is_empty() {
-        text.push_str(&format!(", in {}", fields.join(", ")));
-    }
-    text.push_str(&format!(
-        "\n    recorded:  {}\n    simulated: {}\n",
-        show(expected),
-        show(actual)
-    ));
-    if before.is_some() {
-        text.push_str(&format!("    before it, both: {}\n", show(before)));
-    }
-    text
+/// The report of a divergence, indented under its file.
+fn indented(divergence: &Divergence) -> String {
+    divergence.to_string().lines().map(|line| format!("    {line}\n")).collect()
 }

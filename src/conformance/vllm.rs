@@ -100,8 +100,14 @@ pub(super) trait Dialect {
 
 impl<Config: DeserializeOwned, Request: GoldenRequest + DeserializeOwned> Golden<Config, Request> {
     pub(super) fn read(golden: Value) -> Result<Self, ConformanceError> {
-        serde_json::from_value(golden)
-            .map_err(|error| ConformanceError::Malformed(error.to_string()))
+        let golden: Self = serde_json::from_value(golden)
+            .map_err(|error| ConformanceError::Malformed(error.to_string()))?;
+        let Linear { a, b, c, d } = golden.cost;
+        if [a, b, c, d].iter().any(|&ns| ns > 1_000_000_000) {
+            let what = "a coefficient of its cost is over a second";
+            return Err(ConformanceError::Malformed(what.into()));
+        }
+        Ok(golden)
     }
 
     /// Compares what `scheduler` does on the recorded requests with what is recorded.
@@ -132,7 +138,10 @@ impl<Config: DeserializeOwned, Request: GoldenRequest + DeserializeOwned> Golden
             max_running: 0,
             end: SimTime::ZERO,
         };
-        let logged: Box<dyn Scheduler> = Box::new(Logged { scheduler, uids: Vec::new(), log });
+        // What a damaged recording asks for may keep a scheduler busy for ever.
+        let left = self.steps.len() + 8;
+        let logged: Box<dyn Scheduler> =
+            Box::new(Logged { scheduler, uids: Vec::new(), left, log });
         let options = RunOptions { aborts, ..RunOptions::default() };
         let router = Box::new(RoundRobin::default());
         let (_, ours) =
@@ -161,6 +170,18 @@ impl<Config: DeserializeOwned, Request: GoldenRequest + DeserializeOwned> Golden
         }
         script.sort_by_key(|&(time, _)| time);
         Ok(script)
+    }
+}
+
+/// Refuses sizes that no recording has and that would exhaust memory or overflow a sum.
+pub(super) fn check_sizes(sizes: &[(&str, u32)]) -> Result<(), ConformanceError> {
+    const MOST: u32 = 1 << 24;
+    match sizes.iter().find(|(_, size)| !(1..=MOST).contains(size)) {
+        None => Ok(()),
+        Some((what, size)) => {
+            let what = format!("{what} is {size}, not within 1 and {MOST}");
+            Err(ConformanceError::Malformed(what))
+        }
     }
 }
 
@@ -198,6 +219,8 @@ struct Logged {
     scheduler: Box<dyn Scheduler>,
     /// The `uid` in each slot.
     uids: Vec<u64>,
+    /// Steps that may still be scheduled.
+    left: usize,
     log: Rc<RefCell<Log>>,
 }
 
@@ -221,6 +244,7 @@ impl Scheduler for Logged {
     }
 
     fn schedule(&mut self, now: SimTime, step: &mut Step) -> bool {
+        self.left -= 1;
         self.scheduler.schedule(now, step)
     }
 
@@ -231,7 +255,7 @@ impl Scheduler for Logged {
     }
 
     fn has_work(&self) -> bool {
-        self.scheduler.has_work()
+        self.left > 0 && self.scheduler.has_work()
     }
 
     fn generated(&self, id: RequestId) -> u32 {

@@ -9,7 +9,7 @@ use crate::request::RequestSpec;
 use crate::scheduler::vllm_v0::{VllmV0, VllmV0Config, VllmV0Rules};
 use crate::scheduler::{ScheduledSeq, StepDetail};
 
-use super::vllm::{Dialect, Golden, GoldenRequest, Linear, set_list};
+use super::vllm::{Dialect, Golden, GoldenRequest, Linear, check_sizes, set_list};
 use super::{ConformanceError, Verdict};
 
 pub(super) const FORMAT: &str = "vllm-v0-sched-golden/1";
@@ -37,12 +37,14 @@ struct Request {
     max_tokens: u32,
 }
 
-pub(super) fn check(golden: Value) -> Result<Verdict, ConformanceError> {
+/// By the rules of `engine`, if it is given, instead of those of the version that was recorded.
+pub(super) fn check(golden: Value, engine: Option<&str>) -> Result<Verdict, ConformanceError> {
     let golden: Golden<Config, Request> = Golden::read(golden)?;
-    let (engine, rules) = match golden.oracle.version.as_str() {
-        "0.2.7" => ("vllm-0.2.7", VllmV0Rules::V0_2_7),
-        "0.4.2" => ("vllm-0.4.2", VllmV0Rules::V0_4_2),
-        other => return Err(ConformanceError::UnknownEngine(format!("vllm {other}"))),
+    let recorded = format!("vllm-{}", golden.oracle.version);
+    let (engine, rules) = match engine.unwrap_or(&recorded) {
+        "vllm-0.2.7" => ("vllm-0.2.7", VllmV0Rules::V0_2_7),
+        "vllm-0.4.2" => ("vllm-0.4.2", VllmV0Rules::V0_4_2),
+        other => return Err(ConformanceError::UnknownEngine(other.to_owned())),
     };
     let scheduler = Box::new(VllmV0::new(golden.config.scheduler(rules)?));
     let cost = Box::new(Unpadded { cost: golden.cost, padded: rules.prompts_padded });
@@ -52,9 +54,13 @@ pub(super) fn check(golden: Value) -> Result<Verdict, ConformanceError> {
 impl Config {
     fn scheduler(&self, rules: VllmV0Rules) -> Result<VllmV0Config, ConformanceError> {
         let malformed = |what: &str| Err(ConformanceError::Malformed(what.into()));
-        if [self.block_size, self.max_num_seqs, self.max_num_batched_tokens].contains(&0) {
-            return malformed("a size in its configuration is zero");
-        }
+        check_sizes(&[
+            ("block_size", self.block_size),
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_num_batched_tokens", self.max_num_batched_tokens),
+            ("max_model_len", self.max_model_len),
+            ("num_gpu_blocks", self.num_gpu_blocks),
+        ])?;
         if self.enable_chunked_prefill && !rules.chunked_prefill_exists {
             return malformed("its version has no chunked prefill");
         }

@@ -10,7 +10,7 @@ use crate::request::{PromptContent, RequestSpec, TokenRun};
 use crate::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 use crate::scheduler::{Admission, ScheduledSeq, StepDetail};
 
-use super::vllm::{Dialect, Golden, GoldenRequest};
+use super::vllm::{Dialect, Golden, GoldenRequest, check_sizes};
 use super::{ConformanceError, Verdict};
 
 pub(super) const FORMAT: &str = "vllm-sched-golden/1";
@@ -45,31 +45,46 @@ struct Request {
     priority: i32,
 }
 
-pub(super) fn check(golden: Value) -> Result<Verdict, ConformanceError> {
+/// By the rules of `engine`, if it is given: its own defaults then decide what the recorded version
+/// did not know.
+pub(super) fn check(golden: Value, engine: Option<&str>) -> Result<Verdict, ConformanceError> {
     let golden: Golden<Config, Request> = Golden::read(golden)?;
-    let engine = match golden.oracle.version.as_str() {
+    let recorded = match golden.oracle.version.as_str() {
         "0.32.0" => "vllm-0.32",
         "0.13.0" => "vllm-0.13",
         other => return Err(ConformanceError::UnknownEngine(format!("vllm {other}"))),
     };
-    let scheduler = Box::new(VllmV1::new(golden.config.scheduler(engine)?));
+    let engine = engine.unwrap_or(recorded);
+    let mut rules = match engine {
+        "vllm-0.32" => VllmV1Rules::V0_32,
+        "vllm-0.13" => VllmV1Rules::V0_13,
+        other => return Err(ConformanceError::UnknownEngine(other.to_owned())),
+    };
+    if engine == recorded {
+        rules.reserve_full_isl = golden.config.scheduler_reserve_full_isl;
+    }
+    let scheduler = Box::new(VllmV1::new(golden.config.scheduler(rules)?));
     let cost = Box::new(golden.cost);
     golden.check(engine, scheduler, cost, V1::default())
 }
 
 impl Config {
-    fn scheduler(&self, engine: &str) -> Result<VllmV1Config, ConformanceError> {
-        let malformed = |what: String| Err(ConformanceError::Malformed(what));
+    fn scheduler(&self, rules: VllmV1Rules) -> Result<VllmV1Config, ConformanceError> {
         let policy = match self.policy.as_str() {
             "fcfs" => Policy::Fcfs,
             "priority" => Policy::Priority,
-            other => return malformed(format!("unknown policy {other:?}")),
+            other => {
+                return Err(ConformanceError::Malformed(format!("unknown policy {other:?}")));
+            }
         };
         let budget = self.max_num_scheduled_tokens.unwrap_or(self.max_num_batched_tokens);
-        if [self.max_num_seqs, budget, self.block_size, self.num_gpu_blocks].contains(&0) {
-            return malformed("a size in its configuration is zero".into());
-        }
-        let rules = if engine == "vllm-0.13" { VllmV1Rules::V0_13 } else { VllmV1Rules::V0_32 };
+        check_sizes(&[
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_model_len", self.max_model_len),
+            ("block_size", self.block_size),
+            ("num_gpu_blocks", self.num_gpu_blocks),
+            ("the token budget", budget),
+        ])?;
         Ok(VllmV1Config {
             max_model_len: self.max_model_len,
             max_num_seqs: self.max_num_seqs,
@@ -85,7 +100,7 @@ impl Config {
             watermark: self.watermark,
             long_prefill_token_threshold: self.long_prefill_token_threshold,
             long_prefill_token_threshold_adaptive: self.long_prefill_token_threshold_adaptive,
-            rules: VllmV1Rules { reserve_full_isl: self.scheduler_reserve_full_isl, ..rules },
+            rules,
         })
     }
 }

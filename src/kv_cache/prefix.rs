@@ -89,10 +89,10 @@ impl ContentKeys {
                 None => (self.content.output_base, u64::MAX),
             };
             let taken = left.min(len - self.offset);
-            let start = first + self.offset;
+            let start = first.wrapping_add(self.offset);
             if taken > 0 {
                 pending = Some(match pending {
-                    Some((s, n)) if s + n == start => (s, n + taken),
+                    Some((s, n)) if s.wrapping_add(n) == start => (s, n + taken),
                     Some((s, n)) => {
                         self.chain.absorb(s);
                         self.chain.absorb(n);

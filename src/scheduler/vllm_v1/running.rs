@@ -214,10 +214,14 @@ impl VllmV1 {
 
     /// Gives a sequence in lockstep its token.
     fn schedule_decode(&mut self, round: &mut Round, id: RequestId, past: u32, need: u32) {
-        let known = self.seqs[id.index()].prompt + self.outputs(id);
         let seq = &mut self.seqs[id.index()];
         self.kv.grow(&mut seq.table, need);
-        self.kv.register(&mut seq.table, self.kv.full_blocks(known.min(past + 1)));
+        if self.kv.caches_prefixes() {
+            let known = seq.prompt + self.outputs(id);
+            let table = &mut self.seqs[id.index()].table;
+            self.kv.register(table, self.kv.full_blocks(known.min(past + 1)));
+        }
+        let seq = &mut self.seqs[id.index()];
         seq.scheduled_turn = round.turn;
         seq.chunk = 1;
         round.budget -= 1;
