@@ -256,7 +256,8 @@ fn record(
         replica: request.replica,
         priority: request.spec.priority,
         arrival: request.arrival,
-        first_scheduled: request.first_scheduled,
+        // A step decided behind the one in flight may lie beyond the end of the run.
+        first_scheduled: request.first_scheduled.filter(|&at| at <= ended),
         first_token: request.first_token,
         ended,
         prompt_tokens: request.spec.prompt_tokens,
