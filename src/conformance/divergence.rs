@@ -75,7 +75,8 @@ impl fmt::Display for Divergence {
         let (keys, column) = (width(|row| &row.key), width(|row| &row.recorded));
         for row in &rows {
             let Row { mark, key, recorded, simulated } = row;
-            writeln!(f, "  {mark} {key:keys$}  {recorded:column$}  {simulated}")?;
+            let line = format!("  {mark} {key:keys$}  {recorded:column$}  {simulated}");
+            writeln!(f, "{}", line.trim_end())?;
         }
         if let Some(before) = &self.before {
             writeln!(f, "  before it, both: {before}")?;
@@ -135,18 +136,17 @@ mod tests {
         let found = first_difference("steps", &[before.clone(), recorded], &[before, ours]);
         let expected = "\
 first difference: steps[1] at 0.002500 s, in p, rw, s
-          recorded             simulated
-    i     1                    1
-    t     2500000              2500000
-    s     1 of 2 entries agree  \n  \
-  * s[1]  [1,4,0]              -
-  * rw    [2,0]                [1,1]
-  * p     -                    [1]
+          recorded              simulated
+    i     1                     1
+    t     2500000               2500000
+    s     1 of 2 entries agree
+  * s[1]  [1,4,0]               -
+  * rw    [2,0]                 [1,1]
+  * p     -                     [1]
   before it, both: {\"i\":0,\"t\":0,\"s\":[[0,5,0]],\"rw\":[1,0]}
 ";
         let text = found.expect("they differ").to_string();
-        let trim = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
-        assert_eq!(trim(&text), trim(expected));
+        assert_eq!(text, expected);
     }
 
     #[test]

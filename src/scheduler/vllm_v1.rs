@@ -91,8 +91,7 @@ pub struct VllmV1 {
     lockstep: Lockstep,
     /// Steps scheduled and not yet completed, oldest first.
     in_flight: VecDeque<Box<Flight>>,
-    /// Boxed like those in flight: they change places at every step.
-    #[allow(clippy::vec_box)]
+    #[expect(clippy::vec_box, reason = "they change places with those in flight at every step")]
     spare: Vec<Box<Flight>>,
     admissions: u64,
     /// Requests have ended that no step has reported to the workers yet.

@@ -4,7 +4,7 @@ use crate::kv_cache::Release;
 use crate::request::RequestId;
 use crate::scheduler::Step;
 
-use super::flight::{Chunk, Flight};
+use super::flight::Chunk;
 use super::sequence::{Phase, Sequence};
 use super::{Policy, Round, VllmV1};
 
@@ -20,8 +20,8 @@ impl VllmV1 {
         // A turn missed delays the last token as soon as it is scheduled, but costs a token only
         // once it is over.
         let member = (seq.order, id);
-        let delays = |f: &Flight| f.turn <= seq.finish_turn && f.missed.contains(&member);
-        let missed = self.in_flight.iter().filter(|f| delays(f)).count();
+        let until_then = self.in_flight.iter().filter(|f| f.turn <= seq.finish_turn);
+        let missed = until_then.filter(|f| f.missed.contains(&member)).count();
         let missed = u64::try_from(missed).expect("a pipeline is short");
         let outputs = u64::from(seq.limit) + done + missed - seq.finish_turn;
         u32::try_from(outputs).expect("no more than the limit")
