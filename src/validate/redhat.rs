@@ -29,7 +29,7 @@ const SPREAD_OF_DATA: f64 = 0.03;
 
 /// Largest errors that pass on the five A10G rows: mean, worst, mean when left out. The aim for the
 /// worst row is 10 %; 70B on g5.48xlarge misses it by less than its own scatter (one run of it
-/// varies by 6 % from seed to seed), and a constant more would buy it at the price of the rows that
+/// varies by 3 % from seed to seed), and a constant more would buy it at the price of the rows that
 /// are left out.
 const MEAN_BOUND: f64 = 0.06;
 const WORST_BOUND: f64 = 0.12;
