@@ -1,6 +1,7 @@
 //! The command line: the only part that reads files and clocks, prints, and ends the process.
 
 mod args;
+mod calibrate;
 mod conformance;
 mod input;
 mod list;
@@ -95,6 +96,7 @@ fn dispatch(command: &Command) -> Result<Outcome, Failure> {
         Command::Run(args) => run::run(args),
         Command::Memory(args) => memory::run(args),
         Command::Validate(args) => validate::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),
         Command::List(args) => list::run(args),
         Command::Schema(args) => schema::run(args),
