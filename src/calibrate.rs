@@ -1,6 +1,3 @@
-//! From measurements to profiles: operator tables, and the fits behind them.
-//!
-//! A table ([`table`]) holds timed kernels, whoever timed them; [`fit`] is the least-squares solver.
+//! From measurements to profiles.
 
 pub mod fit;
-pub mod table;

@@ -1,7 +1,6 @@
 //! The command line: the only part that reads files and clocks, prints, and ends the process.
 
 mod args;
-mod calibrate;
 mod conformance;
 mod input;
 mod list;
@@ -19,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::scenario::Diagnostics;
+use crate::scenario::{Diagnostics, Registry};
 use args::{Cli, Command};
 
 /// Exit code after SIGINT, as shells have it: 128 + 2.
@@ -80,8 +79,13 @@ impl fmt::Display for Failure {
 
 /// Parses the process's arguments and does what they ask. Usage errors end the process with 2 here.
 pub fn main() -> ExitCode {
+    main_with(&Registry::builtin())
+}
+
+/// The same with engines of one's own: a program that registers one is the whole command line.
+pub fn main_with(registry: &Registry) -> ExitCode {
     output::exit_on_interrupt();
-    match dispatch(&Cli::parse().command) {
+    match dispatch(&Cli::parse().command, registry) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Negative) => ExitCode::from(1),
         Err(failure) => {
@@ -91,14 +95,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: &Command) -> Result<Outcome, Failure> {
+fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> {
     match command {
-        Command::Run(args) => run::run(args),
-        Command::Memory(args) => memory::run(args),
+        Command::Run(args) => run::run(args, registry),
+        Command::Memory(args) => memory::run(args, registry),
         Command::Validate(args) => validate::run(args),
-        Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),
-        Command::List(args) => list::run(args),
-        Command::Schema(args) => schema::run(args),
+        Command::List(args) => list::run(args, registry),
+        Command::Schema(args) => schema::run(args, registry),
     }
 }

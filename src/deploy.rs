@@ -57,7 +57,7 @@ impl<'a> Deployment<'a> {
     pub fn new(scenario: &'a Scenario) -> Result<Self, DeployError> {
         let profiles = Profiles::look_up(
             &scenario.hardware.instance,
-            scenario.engine.name,
+            scenario.engine.name.base(),
             environment(scenario),
         )
         .map_err(CostError::from)?;
@@ -72,8 +72,8 @@ impl<'a> Deployment<'a> {
         }
         let tensor_parallel = scenario.engine.tensor_parallel_size;
         let gpu = scenario.hardware.gpu();
-        let traits = EngineTraits::of(scenario.engine.name)
-            .with_graphs(engine_config::graphs(scenario.engine.name, &scenario.engine.effective));
+        let traits = EngineTraits::of(scenario.engine.name.base())
+            .with_graphs(engine_config::graphs(&scenario.engine));
         let cost = CalibratedCost::new(&CostInputs {
             model: &scenario.model,
             precision: scenario.precision,

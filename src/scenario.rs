@@ -19,6 +19,7 @@ mod load;
 mod overrides;
 mod raw;
 mod refused;
+pub mod registry;
 pub mod schema;
 pub mod settings;
 mod shape;
@@ -27,8 +28,8 @@ mod validate;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde::ser::SerializeMap;
 
-use crate::engine_name::EngineName;
 use crate::hardware::{Gpu, InstanceType, Price};
 use crate::metrics::Convention;
 use crate::model::{KvCacheDtype, ModelConfig, WeightPrecision};
@@ -40,9 +41,10 @@ pub use defaults::EffectiveSettings;
 pub use diagnostic::Diagnostics;
 pub use load::{
     DEFAULT_SCENARIO, DiskFiles, MemoryFiles, ReadFile, Source, embedded, embedded_names, load,
-    open,
+    load_with, open,
 };
 pub use overrides::Override;
+pub use registry::{CustomEngine, EngineId, Registry};
 pub use settings::EngineSettings;
 
 /// What to simulate, complete and consistent. As JSON it has the keys of the file, with the
@@ -87,17 +89,41 @@ pub struct PriceSpec {
     pub catalogue: Option<Price>,
 }
 
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug)]
 pub struct EngineSpec {
-    pub name: EngineName,
+    pub name: EngineId,
     pub tensor_parallel_size: u32,
     pub replicas: u32,
-    /// What the scenario sets.
-    #[serde(serialize_with = "settings::only_set")]
+    /// What the scenario sets in the table of the engine's family.
     pub settings: EngineSettings,
-    /// What the engine then runs with.
+    /// What the engine then runs with. A custom engine has only the
+    /// [`registry::inherited_settings`] of them.
     pub effective: EffectiveSettings,
+    /// A custom engine with its own settings read.
+    pub custom: Option<Arc<dyn registry::Configured>>,
+}
+
+impl Serialize for EngineSpec {
+    fn serialize<S: serde::Serializer>(&self, ser: S) -> Result<S::Ok, S::Error> {
+        let error = serde::ser::Error::custom;
+        let set = settings::only_set(&self.settings).map_err(error)?;
+        let mut effective = serde_json::to_value(&self.effective).map_err(error)?;
+        let mut map = ser.serialize_map(None)?;
+        map.serialize_entry("name", self.name.name())?;
+        if let (Some(_), Some(keys)) = (&self.custom, effective.as_object_mut()) {
+            let inherited = registry::inherited_settings(self.name.family());
+            keys.retain(|key, _| inherited.contains(&key.as_str()));
+            map.serialize_entry("like", &self.name.base())?;
+        }
+        map.serialize_entry("tensor-parallel-size", &self.tensor_parallel_size)?;
+        map.serialize_entry("replicas", &self.replicas)?;
+        map.serialize_entry("settings", &set)?;
+        map.serialize_entry("effective", &effective)?;
+        if let Some(custom) = &self.custom {
+            map.serialize_entry("custom", &custom.settings())?;
+        }
+        map.end()
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]

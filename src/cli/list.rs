@@ -8,15 +8,15 @@ use crate::engine_name::EngineName;
 use crate::hardware::{self, PriceKind};
 use crate::model::{self, KvCacheDtype};
 use crate::report::Listing;
-use crate::scenario::{self, DiskFiles, Source};
+use crate::scenario::{self, DiskFiles, Registry, Source};
 use crate::units::FlopRate;
 
-pub fn run(args: &ListArgs) -> Result<Outcome, Failure> {
+pub fn run(args: &ListArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let listing = match args.what {
         Listed::Gpus => gpus()?,
         Listed::Instances => instances()?,
         Listed::Models => models()?,
-        Listed::Engines => engines(),
+        Listed::Engines => engines(registry),
         Listed::Scenarios => scenarios()?,
     };
     print(&listing, args.format)?;
@@ -159,12 +159,17 @@ fn models() -> Result<Listing, Failure> {
     Ok(listing)
 }
 
-fn engines() -> Listing {
+fn engines(registry: &Registry) -> Listing {
     let mut listing =
         Listing::new(&[("name", "engine"), ("settings", "settings in"), ("is", "what it is")]);
     for &engine in EngineName::ALL {
         let table = format!("[engine.{}]", engine.family());
         listing.push(vec![engine.name().into(), table.into(), describe(engine).into()]);
+    }
+    for (engine, about) in registry.custom() {
+        let tables = format!("[engine.{}], [engine.{engine}]", engine.family());
+        let about = format!("{about} (else like {})", engine.base());
+        listing.push(vec![engine.name().into(), tables.into(), about.into()]);
     }
     listing
 }
@@ -246,7 +251,9 @@ mod tests {
 
     #[test]
     fn every_list_has_rows() {
-        for listing in [gpus(), instances(), models(), Ok(engines()), scenarios()] {
+        for listing in
+            [gpus(), instances(), models(), Ok(engines(&Registry::builtin())), scenarios()]
+        {
             assert!(!listing.expect("catalogues that parse").is_empty());
         }
     }

@@ -8,11 +8,11 @@ use crate::deploy;
 use crate::kv_cache::memory_plan::MemoryPlan;
 use crate::report::style::count;
 use crate::report::{Listing, Style};
-use crate::scenario::Scenario;
+use crate::scenario::{Registry, Scenario};
 use crate::units::Bytes;
 
-pub fn run(args: &MemoryArgs) -> Result<Outcome, Failure> {
-    let scenario = input::scenario(&args.scenario)?;
+pub fn run(args: &MemoryArgs, registry: &Registry) -> Result<Outcome, Failure> {
+    let scenario = input::scenario(&args.scenario, registry)?;
     let plan = deploy::memory_plan(&scenario);
     print(&scenario, &plan, args.format)?;
     Ok(if plan.fits() { Outcome::Done } else { Outcome::Negative })
@@ -75,7 +75,7 @@ fn render(scenario: &Scenario, plan: &MemoryPlan, style: Style) -> String {
     let spread = if ranks == 1 { String::new() } else { format!(", on each of {ranks} GPUs") };
     let title = format!(
         "{} ({}) under {} on {}{spread}",
-        plan.model, plan.precision, plan.engine, scenario.hardware.instance.name
+        plan.model, plan.precision, scenario.engine.name, scenario.hardware.instance.name
     );
     let mut text = format!("{}\n\n", style.bold(&title));
     text.push_str(&items(plan).to_table());

@@ -20,14 +20,14 @@ use crate::report::plot_data::{TIMELINE_HEADER, timeline_rows};
 use crate::report::requests::REQUESTS_HEADER;
 use crate::report::steps::steps_header;
 use crate::report::{RequestsCsv, SimulatorFigures, StepsCsv, csv, json, summary_table};
-use crate::scenario::Scenario;
+use crate::scenario::{Registry, Scenario};
 use crate::time::SimTime;
 
 /// Seeds that run before their rows are gathered, which bounds the files open at once.
 const BATCH: u64 = 64;
 
-pub fn run(args: &RunArgs) -> Result<Outcome, Failure> {
-    let scenario = input::scenario(&args.scenario)?;
+pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
+    let scenario = input::scenario(&args.scenario, registry)?;
     let deployment = match Deployment::new(&scenario) {
         Ok(deployment) => deployment,
         Err(DeployError::DoesNotFit(plan)) => {

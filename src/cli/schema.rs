@@ -3,9 +3,9 @@
 use super::args::SchemaArgs;
 use super::{Failure, Outcome, output};
 use crate::report::json;
-use crate::scenario::schema::json_schema;
+use crate::scenario::Registry;
 
-pub fn run(_: &SchemaArgs) -> Result<Outcome, Failure> {
-    output::print(&json::pretty(json_schema()))?;
+pub fn run(_: &SchemaArgs, registry: &Registry) -> Result<Outcome, Failure> {
+    output::print(&json::pretty(registry.schema()))?;
     Ok(Outcome::Done)
 }

@@ -1,11 +1,14 @@
 //! What a scenario's engine settings mean for the memory plan, the cost model and the scheduler.
 
+use std::sync::Arc;
+
 use crate::cost::host::{GraphSizes, Graphs};
 use crate::engine_name::EngineName;
 use crate::kv_cache::memory_plan::{MemoryPlan, MemoryRequest, TgiMemory, TgisMemory, VllmMemory};
-use crate::scenario::Scenario;
 use crate::scenario::defaults::{EffectiveSettings, TgiEffective, TgisEffective, VllmEffective};
+use crate::scenario::registry::{Configured, Server};
 use crate::scenario::settings::{AutoOr, SchedulingPolicy};
+use crate::scenario::{EngineSpec, Scenario};
 use crate::scheduler::Scheduler;
 use crate::scheduler::static_batch::{StaticBatch, StaticConfig};
 use crate::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
@@ -22,7 +25,7 @@ pub(super) fn memory_request(scenario: &Scenario) -> MemoryRequest<'_> {
         tensor_parallel_size: scenario.engine.tensor_parallel_size,
         instance_gpus: hardware.instance.num_gpus,
         ..MemoryRequest::new(
-            scenario.engine.name,
+            scenario.engine.name.base(),
             &scenario.model,
             scenario.precision,
             hardware.gpu(),
@@ -68,14 +71,14 @@ pub(super) fn memory_request(scenario: &Scenario) -> MemoryRequest<'_> {
 }
 
 /// The steps that the engine replays from CUDA graphs under these settings.
-pub(super) fn graphs(engine: EngineName, settings: &EffectiveSettings) -> Graphs {
-    match settings {
+pub(super) fn graphs(engine: &EngineSpec) -> Graphs {
+    match &engine.effective {
         EffectiveSettings::Tgis(_) => Graphs::Off,
         EffectiveSettings::Static(_) => Graphs::Off,
         EffectiveSettings::Tgi(s) if s.cuda_graphs.is_empty() => Graphs::Off,
         EffectiveSettings::Tgi(s) => Graphs::Decode(GraphSizes::new(s.cuda_graphs.clone())),
         EffectiveSettings::Vllm(s) if s.enforce_eager => Graphs::Off,
-        EffectiveSettings::Vllm(s) => match engine {
+        EffectiveSettings::Vllm(s) => match engine.name.base() {
             EngineName::Vllm0_2_7 | EngineName::Vllm0_4_2 => Graphs::Decode(GraphSizes::vllm_v0()),
             _ => Graphs::Any(GraphSizes::vllm_v1(s.max_num_seqs, s.max_num_batched_tokens)),
         },
@@ -90,12 +93,17 @@ pub(super) enum EngineConfig {
     VllmV0(VllmV0Config),
     VllmV1(VllmV1Config),
     Static(StaticConfig),
+    Custom(Arc<dyn Configured>, Server),
 }
 
 impl EngineConfig {
     /// From the scenario and what the memory plan found; the router's own checks at start included.
     pub(super) fn new(scenario: &Scenario, plan: &MemoryPlan) -> Result<Self, DeployError> {
-        let engine = scenario.engine.name;
+        let engine = scenario.engine.name.base();
+        if let Some(custom) = &scenario.engine.custom {
+            let server = server(&scenario.engine.effective, plan);
+            return Ok(Self::Custom(Arc::clone(custom), server));
+        }
         Ok(match &scenario.engine.effective {
             EffectiveSettings::Tgis(s) => {
                 let config = tgis(engine, s, plan);
@@ -128,6 +136,41 @@ impl EngineConfig {
             Self::VllmV0(config) => Box::new(VllmV0::new(config)),
             Self::VllmV1(config) => Box::new(VllmV1::new(config)),
             Self::Static(config) => Box::new(StaticBatch::new(config)),
+            Self::Custom(engine, server) => engine.scheduler(&server),
+        }
+    }
+}
+
+/// What a custom engine is told of its server.
+fn server(settings: &EffectiveSettings, plan: &MemoryPlan) -> Server {
+    let kv_blocks = u32::try_from(plan.usable_kv_blocks).unwrap_or(u32::MAX);
+    let server = Server {
+        max_model_len: u32::MAX,
+        max_num_seqs: u32::MAX,
+        max_num_batched_tokens: u32::MAX,
+        block_size: plan.block_size,
+        kv_blocks,
+    };
+    match settings {
+        EffectiveSettings::Vllm(s) => Server {
+            max_model_len: s.max_model_len,
+            max_num_seqs: s.max_num_seqs,
+            max_num_batched_tokens: s.max_num_batched_tokens,
+            ..server
+        },
+        EffectiveSettings::Tgi(s) => Server {
+            max_model_len: tgi_total_tokens(s, plan),
+            max_num_seqs: s.max_batch_size.unwrap_or(u32::MAX),
+            max_num_batched_tokens: tgi_prefill_tokens(s, plan),
+            ..server
+        },
+        EffectiveSettings::Tgis(s) => Server {
+            max_model_len: s.max_sequence_length,
+            max_num_seqs: s.max_batch_size,
+            ..server
+        },
+        EffectiveSettings::Static(s) => {
+            Server { max_model_len: s.max_model_len, max_num_seqs: s.batch_size, ..server }
         }
     }
 }
@@ -181,12 +224,8 @@ fn tgis(engine: EngineName, s: &TgisEffective, plan: &MemoryPlan) -> TgisConfig 
 
 /// A TGI server. Its token limits are those of the memory plan, as warm-up sets them.
 fn tgi(engine: EngineName, s: &TgiEffective, plan: &MemoryPlan) -> TgiConfig {
-    let held = plan.kv_blocks * u64::from(plan.block_size);
-    let capacity = u32::try_from(held).unwrap_or(u32::MAX);
-    // v3 asks for no more than it can hold where the user has set nothing.
-    let total = s.max_total_tokens.unwrap_or_else(|| {
-        plan.settings.max_total_tokens.map_or(capacity, |planned| planned.min(capacity))
-    });
+    let capacity = tgi_capacity(plan);
+    let total = tgi_total_tokens(s, plan);
     let input = s.max_input_tokens.or(plan.settings.max_input_tokens);
     TgiConfig {
         rules: match engine {
@@ -197,10 +236,7 @@ fn tgi(engine: EngineName, s: &TgiEffective, plan: &MemoryPlan) -> TgiConfig {
             },
         },
         block_size: s.block_size,
-        max_batch_prefill_tokens: plan
-            .settings
-            .max_batch_prefill_tokens
-            .unwrap_or(s.max_batch_prefill_tokens),
+        max_batch_prefill_tokens: tgi_prefill_tokens(s, plan),
         max_batch_total_tokens: capacity,
         waiting_served_ratio: s.waiting_served_ratio as f32,
         max_waiting_tokens: s.max_waiting_tokens,
@@ -212,6 +248,23 @@ fn tgi(engine: EngineName, s: &TgiEffective, plan: &MemoryPlan) -> TgiConfig {
         max_total_tokens: total,
         max_concurrent_requests: s.max_concurrent_requests,
     }
+}
+
+fn tgi_capacity(plan: &MemoryPlan) -> u32 {
+    let held = plan.kv_blocks * u64::from(plan.block_size);
+    u32::try_from(held).unwrap_or(u32::MAX)
+}
+
+/// v3 asks for no more than it can hold where the user has set nothing.
+fn tgi_total_tokens(s: &TgiEffective, plan: &MemoryPlan) -> u32 {
+    let capacity = tgi_capacity(plan);
+    s.max_total_tokens.unwrap_or_else(|| {
+        plan.settings.max_total_tokens.map_or(capacity, |planned| planned.min(capacity))
+    })
+}
+
+fn tgi_prefill_tokens(s: &TgiEffective, plan: &MemoryPlan) -> u32 {
+    plan.settings.max_batch_prefill_tokens.unwrap_or(s.max_batch_prefill_tokens)
 }
 
 fn vllm_v0(rules: VllmV0Rules, s: &VllmEffective, plan: &MemoryPlan) -> VllmV0Config {

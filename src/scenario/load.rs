@@ -5,10 +5,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
+use serde_json::Value as Json;
 
 use super::diagnostic::{Diagnostic, Diagnostics, Sources};
 use super::document::{self, Table};
 use super::raw::RawScenario;
+use super::registry::Registry;
+use super::validate::CustomSettings;
 use super::{Override, Scenario, overrides, shape, validate};
 use crate::named::nearest;
 
@@ -112,11 +115,21 @@ pub fn open(name: &str, files: &dyn ReadFile) -> Result<Source, Diagnostics> {
     }
 }
 
-/// Reads, overrides, checks: a scenario, or everything that is wrong with it.
+/// Reads, overrides, checks: a scenario of a built-in engine, or everything that is wrong with it.
 pub fn load(
     source: &Source,
     overrides: &[Override],
     files: &dyn ReadFile,
+) -> Result<Scenario, Diagnostics> {
+    load_with(source, overrides, files, &Registry::builtin())
+}
+
+/// The same where more engines may be named.
+pub fn load_with(
+    source: &Source,
+    overrides: &[Override],
+    files: &dyn ReadFile,
+    registry: &Registry,
 ) -> Result<Scenario, Diagnostics> {
     let mut sources = Sources::default();
     let mut errors = Vec::new();
@@ -137,14 +150,16 @@ pub fn load(
         }
     };
     let readable = errors.is_empty();
-    overrides::apply(&mut table, file, overrides, &mut sources, &mut errors);
-    let taken = shape::check(&mut table, &mut errors);
+    overrides::apply(&mut table, file, overrides, registry, &mut sources, &mut errors);
+    let taken = shape::check(&mut table, registry.schema(), &mut errors);
     // What a broken text seems to say is no basis for more: the rest would report what the parser
     // lost as missing.
     if !readable {
         return Err(Diagnostics::new(sources, errors));
     }
-    let raw = match serde_json::from_value::<RawScenario>(table.to_json()) {
+    let mut json = table.to_json();
+    let custom = take_custom_settings(&mut json, registry);
+    let raw = match serde_json::from_value::<RawScenario>(json) {
         Ok(raw) => raw,
         Err(error) => {
             // The schema check takes out all that the structs refuse, unless the two disagree.
@@ -158,10 +173,11 @@ pub fn load(
         file,
         folder: &folder,
         files,
+        registry,
         sources: &mut sources,
         errors: &mut errors,
     };
-    match validate::scenario(raw, context) {
+    match validate::scenario(raw, custom, context) {
         Some(scenario) if errors.is_empty() => Ok(scenario),
         Some(_) => Err(Diagnostics::new(sources, errors)),
         None => {
@@ -172,6 +188,15 @@ pub fn load(
             Err(Diagnostics::new(sources, errors))
         }
     }
+}
+
+/// The tables of custom engines, which are for their own code to read.
+fn take_custom_settings(json: &mut Json, registry: &Registry) -> CustomSettings {
+    let Some(engine) = json.get_mut("engine").and_then(Json::as_object_mut) else {
+        return CustomSettings::new();
+    };
+    let names = registry.custom().map(|(id, _)| id.name());
+    names.filter_map(|name| Some((name.to_owned(), engine.shift_remove(name)?))).collect()
 }
 
 fn not_text(name: String, bytes: &[u8], error: std::str::Utf8Error) -> Diagnostics {

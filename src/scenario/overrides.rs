@@ -5,9 +5,10 @@
 
 use super::diagnostic::{Diagnostic, SourceId, Sources, Span};
 use super::document::{self, Node, Table, Value};
+use super::registry::Registry;
 use super::schema;
-use super::validate::engine::absent_settings;
-use crate::engine_name::{EngineFamily, EngineName};
+use super::validate::engine::{absent_settings, foreign_tables};
+use crate::engine_name::EngineFamily;
 
 /// One flag: a dotted key of the scenario, its value, and how the user wrote it.
 ///
@@ -149,6 +150,7 @@ pub fn apply(
     table: &mut Table,
     file: Option<SourceId>,
     overrides: &[Override],
+    registry: &Registry,
     sources: &mut Sources,
     errors: &mut Vec<Diagnostic>,
 ) {
@@ -157,7 +159,7 @@ pub fn apply(
         overrides.iter().partition(|flag| flag.key == "engine.name");
     for flag in names.into_iter().chain(rest) {
         let source = sources.add("command line", flag.text.as_str());
-        apply_one(table, file, flag, source, errors);
+        apply_one(table, file, flag, registry, source, errors);
     }
 }
 
@@ -165,6 +167,7 @@ fn apply_one(
     table: &mut Table,
     file: Option<SourceId>,
     flag: &Override,
+    registry: &Registry,
     source: SourceId,
     errors: &mut Vec<Diagnostic>,
 ) {
@@ -177,7 +180,7 @@ fn apply_one(
         );
         return;
     }
-    let Some(key) = family_key(table, flag, &whole, errors) else { return };
+    let Some(key) = family_key(table, flag, registry, &whole, errors) else { return };
     let parts: Vec<&str> = key.split('.').map(str::trim).collect();
     // No key of a scenario lies deeper than four tables.
     if parts.len() > 8 || parts.iter().any(|part| part.is_empty()) {
@@ -192,7 +195,7 @@ fn apply_one(
         Some(at) => Span::new(source, at..at + flag.value.len()),
         None => whole.clone(),
     };
-    let value = match value(&parts.join("."), flag, source) {
+    let value = match value(&parts.join("."), flag, registry, source) {
         Ok(value) => value,
         Err(problems) => {
             errors.extend(problems);
@@ -200,7 +203,7 @@ fn apply_one(
         }
     };
 
-    drop_excluded(table, file, &parts, &value);
+    drop_excluded(table, file, &parts, &value, registry);
     let key_span = |index: usize| match flag.key_at {
         None => Span::new(source, 0..flag.text.split(' ').next().map_or(0, str::len)),
         Some(at) => {
@@ -232,14 +235,15 @@ fn apply_one(
 fn family_key(
     table: &Table,
     flag: &Override,
+    registry: &Registry,
     whole: &Span,
     errors: &mut Vec<Diagnostic>,
 ) -> Option<String> {
     let Some(setting) = flag.key.strip_prefix(ANY_FAMILY) else { return Some(flag.key.clone()) };
     let name = table.find("engine.name");
     // A missing or unknown engine is reported by itself.
-    let engine: EngineName = match &name?.value {
-        Value::String(name) => name.parse().ok()?,
+    let engine = match &name?.value {
+        Value::String(name) => registry.find(name).ok()?,
         _ => return None,
     };
     let family = engine.family();
@@ -261,13 +265,19 @@ fn family_key(
 
 /// TOML where it looks like TOML, else the text itself: a shell eats quotes, and nobody should
 /// have to write them for a name.
-fn value(path: &str, flag: &Override, source: SourceId) -> Result<Value, Vec<Diagnostic>> {
+fn value(
+    path: &str,
+    flag: &Override,
+    registry: &Registry,
+    source: SourceId,
+) -> Result<Value, Vec<Diagnostic>> {
     let text = flag.value.as_str();
     let at = flag.value_at.unwrap_or(0);
     if text.starts_with(['"', '\'', '[', '{']) {
         return document::parse_value(source, at, text);
     }
-    let wants_text = schema::at_path(path).is_some_and(|schema| schema["type"] == "string");
+    let wants_text =
+        schema::at_path(registry.schema(), path).is_some_and(|schema| schema["type"] == "string");
     if wants_text {
         return Ok(Value::String(text.to_owned()));
     }
@@ -277,7 +287,13 @@ fn value(path: &str, flag: &Override, source: SourceId) -> Result<Value, Vec<Dia
     }
 }
 
-fn drop_excluded(table: &mut Table, file: Option<SourceId>, parts: &[&str], value: &Value) {
+fn drop_excluded(
+    table: &mut Table,
+    file: Option<SourceId>,
+    parts: &[&str],
+    value: &Value,
+    registry: &Registry,
+) {
     let path = parts.join(".");
     let from_file = |table: &Table, path: &str| {
         table.find(path).is_some_and(|node| Some(node.key_span.source) == file)
@@ -293,17 +309,13 @@ fn drop_excluded(table: &mut Table, file: Option<SourceId>, parts: &[&str], valu
     }
     // Settings that the other engine does not have.
     if let ("engine.name", Value::String(name)) = (path.as_str(), value)
-        && let Ok(engine) = name.parse::<EngineName>()
+        && let Ok(engine) = registry.find(name)
     {
-        for family in EngineFamily::ALL.iter().filter(|family| **family != engine.family()) {
-            let other = format!("engine.{family}");
-            if from_file(table, &other) {
-                table.remove_path(&other);
-            }
-        }
-        for (setting, _) in absent_settings(engine) {
-            if from_file(table, &setting) {
-                table.remove_path(&setting);
+        let tables = foreign_tables(engine, registry).into_iter().map(|(table, _)| table);
+        let settings = absent_settings(engine, registry).into_iter().map(|(setting, _)| setting);
+        for path in tables.chain(settings) {
+            if from_file(table, &path) {
+                table.remove_path(&path);
             }
         }
     }

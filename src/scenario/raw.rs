@@ -79,7 +79,10 @@ pub struct RawHardware {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawEngine {
     /// An engine and its generation (`servesim list engines`).
-    pub name: Option<EngineName>,
+    // Text, since a registry may know more engines than are built in; the check of the shape holds
+    // it against their names.
+    #[schemars(with = "Option<EngineName>")]
+    pub name: Option<String>,
     /// GPUs that share each layer (default 1). GPUs left idle are still paid for.
     #[schemars(range(min = 1, max = 64))]
     pub tensor_parallel_size: Option<u32>,

@@ -13,16 +13,31 @@ use crate::units::{Bytes, UsdPerHour};
 
 use super::raw::RawScenario;
 
-/// The schema, built once: it depends on nothing but the program.
+/// The schema with the built-in engines, made once: it depends on nothing but the program.
 pub fn json_schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
     SCHEMA.get_or_init(|| {
-        // Inlined, so that the check can walk file and schema side by side.
-        let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-        let mut schema = settings.into_generator().into_root_schema_for::<RawScenario>().to_value();
+        let mut schema = generator().into_root_schema_for::<RawScenario>().to_value();
         tidy(&mut schema);
         schema
     })
+}
+
+/// The schema of one more table of settings; `about` describes it if the type does not.
+pub(super) fn of_settings<T: JsonSchema>(about: &str) -> Value {
+    let mut schema = generator().into_root_schema_for::<T>().to_value();
+    tidy(&mut schema);
+    if let Some(table) = schema.as_object_mut() {
+        table.remove("$schema");
+        table.remove("title");
+        table.entry("description").or_insert_with(|| about.into());
+    }
+    schema
+}
+
+fn generator() -> SchemaGenerator {
+    // Inlined, so that the check can walk file and schema side by side.
+    SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true).into_generator()
 }
 
 /// Takes out null, since in TOML a key is there or it is not, and the line breaks of the source.
@@ -64,13 +79,13 @@ fn tidy(schema: &mut Value) {
 }
 
 /// The schema of the key at a dotted path.
-pub(super) fn at_path(path: &str) -> Option<&'static Value> {
-    path.split('.').try_fold(json_schema(), |schema, key| schema["properties"].get(key))
+pub(super) fn at_path<'a>(schema: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(schema, |schema, key| schema["properties"].get(key))
 }
 
 /// All keys by dotted path, tables included.
-pub fn keys() -> Vec<(String, &'static Value)> {
-    fn collect(prefix: &str, schema: &'static Value, out: &mut Vec<(String, &'static Value)>) {
+pub fn keys(schema: &Value) -> Vec<(String, &Value)> {
+    fn collect<'a>(prefix: &str, schema: &'a Value, out: &mut Vec<(String, &'a Value)>) {
         for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
             let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             out.push((path.clone(), schema));
@@ -78,7 +93,7 @@ pub fn keys() -> Vec<(String, &'static Value)> {
         }
     }
     let mut out = Vec::new();
-    collect("", json_schema(), &mut out);
+    collect("", schema, &mut out);
     out
 }
 
@@ -110,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_key_has_a_description_and_a_checkable_type() {
-        let keys = keys();
+        let keys = keys(json_schema());
         assert!(keys.len() > 80, "{}", keys.len());
         for (path, schema) in keys {
             assert!(schema["description"].is_string(), "{path} has no description");
@@ -123,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_keys_of_the_contract_are_known() {
-        let known: Vec<String> = keys().into_iter().map(|(path, _)| path).collect();
+        let known: Vec<String> = keys(json_schema()).into_iter().map(|(path, _)| path).collect();
         for path in [
             "name",
             "model.name model.config model.dtype model.quantize",

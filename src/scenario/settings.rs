@@ -44,16 +44,13 @@ impl EngineSettings {
     }
 }
 
-/// Writes only the settings that are set.
-pub(super) fn only_set<S: serde::Serializer>(
-    settings: &EngineSettings,
-    ser: S,
-) -> Result<S::Ok, S::Error> {
-    let mut json = serde_json::to_value(settings).map_err(serde::ser::Error::custom)?;
+/// Only the settings that are set.
+pub(super) fn only_set(settings: &EngineSettings) -> serde_json::Result<serde_json::Value> {
+    let mut json = serde_json::to_value(settings)?;
     if let Some(map) = json.as_object_mut() {
         map.retain(|_, value| !value.is_null());
     }
-    json.serialize(ser)
+    Ok(json)
 }
 
 /// `"auto"`, or a value.

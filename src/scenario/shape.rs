@@ -36,13 +36,15 @@ impl TakenOut {
     }
 }
 
-pub fn check(table: &mut Table, errors: &mut Vec<Diagnostic>) -> TakenOut {
-    let mut check = Check { errors, taken: TakenOut::default() };
-    check.table(table, schema::json_schema(), "");
+pub fn check(table: &mut Table, schema: &Json, errors: &mut Vec<Diagnostic>) -> TakenOut {
+    let mut check = Check { root: schema, errors, taken: TakenOut::default() };
+    check.table(table, schema, "");
     check.taken
 }
 
 struct Check<'a> {
+    /// Of the whole file.
+    root: &'a Json,
     errors: &'a mut Vec<Diagnostic>,
     taken: TakenOut,
 }
@@ -54,7 +56,7 @@ impl Check<'_> {
             let sound = match schema["properties"].get(&*key) {
                 Some(schema) => self.node(node, schema, &path, key),
                 None => {
-                    if let Some(problem) = unknown_key(key, node, schema, &path) {
+                    if let Some(problem) = self.unknown_key(key, node, schema, &path) {
                         // The key that was meant is not missing as well.
                         if let Some(meant) = &problem.suggestion {
                             let table = path.strip_suffix(key.as_str()).unwrap_or("");
@@ -92,6 +94,38 @@ impl Check<'_> {
             }
         }
     }
+
+    /// `None` for a key that is known, not modelled, and set to what makes no difference.
+    fn unknown_key(&self, key: &str, node: &Node, schema: &Json, path: &str) -> Option<Diagnostic> {
+        if let Some(refusal) = refused::lookup(path) {
+            if refusal.is_harmless(&node.value) {
+                return None;
+            }
+            return Some(
+                Diagnostic::new(refusal.title(key))
+                    .at(node.key_span.clone(), refusal.label())
+                    .help(refusal.help()),
+            );
+        }
+        let shown: String = key.chars().take(80).collect();
+        let place =
+            path.rsplit_once('.').map_or(String::new(), |(table, _)| format!(" in [{table}]"));
+        let mut problem = Diagnostic::new(format!("unknown key `{shown}`{place}"))
+            .at(node.key_span.clone(), "no such key here");
+        // A key of exactly this name elsewhere is more likely than one that looks alike here.
+        if let Some(elsewhere) = elsewhere(self.root, key) {
+            problem = problem.help(format!("`{key}` belongs in [{elsewhere}]"));
+            return Some(problem);
+        }
+        let known = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| &**name);
+        let span = node.key_span.clone();
+        Some(match nearest(&key.replace('_', "-"), known) {
+            Some(near) => {
+                problem.suggest("a key with a similar name exists", span, near.to_owned())
+            }
+            None => problem.note(format!("known keys: {}", names(schema))),
+        })
+    }
 }
 
 fn names(schema: &Json) -> String {
@@ -99,38 +133,9 @@ fn names(schema: &Json) -> String {
     names.cloned().collect::<Vec<_>>().join(", ")
 }
 
-/// `None` for a key that is known, not modelled, and set to what makes no difference.
-fn unknown_key(key: &str, node: &Node, schema: &Json, path: &str) -> Option<Diagnostic> {
-    if let Some(refusal) = refused::lookup(path) {
-        if refusal.is_harmless(&node.value) {
-            return None;
-        }
-        return Some(
-            Diagnostic::new(refusal.title(key))
-                .at(node.key_span.clone(), refusal.label())
-                .help(refusal.help()),
-        );
-    }
-    let shown: String = key.chars().take(80).collect();
-    let place = path.rsplit_once('.').map_or(String::new(), |(table, _)| format!(" in [{table}]"));
-    let mut problem = Diagnostic::new(format!("unknown key `{shown}`{place}"))
-        .at(node.key_span.clone(), "no such key here");
-    // A key of exactly this name elsewhere is more likely than one that looks alike here.
-    if let Some(elsewhere) = elsewhere(key) {
-        problem = problem.help(format!("`{key}` belongs in [{elsewhere}]"));
-        return Some(problem);
-    }
-    let known = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| &**name);
-    let span = node.key_span.clone();
-    Some(match nearest(&key.replace('_', "-"), known) {
-        Some(near) => problem.suggest("a key with a similar name exists", span, near.to_owned()),
-        None => problem.note(format!("known keys: {}", names(schema))),
-    })
-}
-
 /// The table in which a key of this very name exists.
-fn elsewhere(key: &str) -> Option<String> {
-    let keys = schema::keys();
+fn elsewhere(root: &Json, key: &str) -> Option<String> {
+    let keys = schema::keys(root);
     let (path, _) = keys.iter().find(|(path, _)| path.rsplit('.').next() == Some(key))?;
     path.rsplit_once('.').map(|(table, _)| table.to_owned())
 }

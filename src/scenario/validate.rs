@@ -8,10 +8,13 @@ mod workload;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::diagnostic::{Diagnostic, SourceId, Sources, Span};
 use super::document::{Node, Table};
 use super::load::ReadFile;
 use super::raw::RawScenario;
+use super::registry::Registry;
 use super::shape::TakenOut;
 use super::{EngineSpec, Scenario};
 
@@ -26,13 +29,18 @@ pub struct Context<'a> {
     /// Paths in the file are relative to this.
     pub folder: &'a Path,
     pub files: &'a dyn ReadFile,
+    /// The engines that the scenario may name.
+    pub registry: &'a Registry,
     pub sources: &'a mut Sources,
     pub errors: &'a mut Vec<Diagnostic>,
 }
 
 impl Context<'_> {
     fn node(&self, path: &str) -> Option<&Node> {
-        debug_assert!(super::schema::at_path(path).is_some(), "{path} is no key of a scenario");
+        debug_assert!(
+            super::schema::at_path(self.registry.schema(), path).is_some(),
+            "{path} is no key of a scenario"
+        );
         self.table.find(path)
     }
 
@@ -118,8 +126,15 @@ fn looks_like_path(name: &str) -> bool {
         || name.ends_with(".csv")
 }
 
+/// The tables of settings of custom engines as they are written, by the engine's name.
+pub type CustomSettings = serde_json::Map<String, serde_json::Value>;
+
 /// `None` only if something was reported, or taken out before.
-pub fn scenario(raw: RawScenario, mut context: Context<'_>) -> Option<Scenario> {
+pub fn scenario(
+    raw: RawScenario,
+    mut custom_settings: CustomSettings,
+    mut context: Context<'_>,
+) -> Option<Scenario> {
     let mut notes = Vec::new();
     let model = deployment::model(&raw.model, &mut context);
     let instance = deployment::instance(&raw.hardware, &mut context);
@@ -143,9 +158,9 @@ pub fn scenario(raw: RawScenario, mut context: Context<'_>) -> Option<Scenario> 
     let engine = match (name, &model, &instance) {
         (Some(name), Some(model), Some(instance)) => {
             let (tensor_parallel_size, replicas) = spread;
-            let settings = engine::settings(name, &raw.engine);
+            let settings = engine::settings(name.base(), &raw.engine);
             let effective = engine::effective(
-                name,
+                name.base(),
                 &settings,
                 model,
                 &instance.gpu,
@@ -153,7 +168,23 @@ pub fn scenario(raw: RawScenario, mut context: Context<'_>) -> Option<Scenario> 
                 &mut context,
                 &mut notes,
             );
-            Some(EngineSpec { name, tensor_parallel_size, replicas, settings, effective })
+            let own = custom_settings.remove(name.name()).unwrap_or_else(|| json!({}));
+            let custom = engine::custom(name, own, &mut context).ok();
+            if name.is_custom() {
+                notes.push(format!(
+                    "{name} replaces the scheduler of {base}; memory rules, CUDA graphs, host \
+                     costs and measured profile are those of {base}",
+                    base = name.base()
+                ));
+            }
+            custom.map(|custom| EngineSpec {
+                name,
+                tensor_parallel_size,
+                replicas,
+                settings,
+                effective,
+                custom,
+            })
         }
         _ => None,
     };

@@ -300,8 +300,8 @@ fn add_rows(
 fn add_p4d(report: &mut Report, case: &Case) -> Result<(), ValidateError> {
     let own = case.profiles()?;
     let instance = &case.scenario.hardware.instance;
-    let elsewhere =
-        Profiles::look_up(instance, case.scenario.engine.name, None).map_err(CostError::from)?;
+    let elsewhere = Profiles::look_up(instance, case.scenario.engine.name.base(), None)
+        .map_err(CostError::from)?;
     let predicted = Profiles { deployment: elsewhere.deployment, ..own.clone() };
     let note = "predicted: host times of p4d from other measurements";
     let samples = case.throughput(&predicted, SEEDS)?;

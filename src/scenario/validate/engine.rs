@@ -1,56 +1,87 @@
 //! The engine's name, and its settings against each other, its version, and the model: what the
 //! real server refuses at start.
 
+use std::sync::Arc;
+
 use super::super::defaults::{EffectiveSettings, Place, VllmEffective};
 use super::super::raw::RawEngine;
+use super::super::registry::{
+    BadSetting, Configured, EngineId, Registry, SettingsFault, inherited_settings,
+};
+use super::super::schema;
 use super::super::settings::{AutoOr, EngineSettings};
 use super::Context;
 use crate::engine_name::{EngineFamily, EngineName};
 use crate::hardware::Gpu;
 use crate::model::ModelConfig;
 
-pub(super) fn name(raw: &RawEngine, context: &mut Context<'_>) -> Option<EngineName> {
-    if raw.name.is_none() {
+pub(super) fn name(raw: &RawEngine, context: &mut Context<'_>) -> Option<EngineId> {
+    let Some(name) = &raw.name else {
         context.missing(
             "engine.name",
             "give one of `servesim list engines`, as in name = \"vllm-0.32\" (flag: --engine)",
         );
+        return None;
+    };
+    match context.registry.find(name) {
+        Ok(engine) => Some(engine),
+        // The schema lists the names of the registry, so that this is reported before.
+        Err(error) => {
+            let problem = context.problem_at("engine.name", "unknown engine", error.to_string());
+            context.report(problem);
+            None
+        }
     }
-    raw.name
 }
 
-/// The table of another family would be ignored, which is never what was meant; nor is a setting
-/// that this version of the engine does not have.
-pub(super) fn foreign_settings(name: EngineName, context: &mut Context<'_>) {
-    for family in EngineFamily::ALL.iter().filter(|family| **family != name.family()) {
-        let path = format!("engine.{family}");
+/// The table of another engine would be ignored, which is never what was meant; nor is a setting
+/// that this engine does not have.
+pub(super) fn foreign_settings(engine: EngineId, context: &mut Context<'_>) {
+    for (path, whose) in foreign_tables(engine, context.registry) {
         if let Some(span) = context.key_span(&path) {
+            let own = match engine.is_custom() {
+                true => format!("[engine.{}] or [engine.{engine}]", engine.family()),
+                false => format!("[engine.{}]", engine.family()),
+            };
             let problem = context
-                .pointing(
-                    Some(span),
-                    format!("[{path}] does not belong to {name}"),
-                    format!("settings of the {family} engines"),
-                )
-                .help(format!("put settings of {name} in [engine.{}]", name.family()));
+                .pointing(Some(span), format!("[{path}] does not belong to {engine}"), whose)
+                .help(format!("put settings of {engine} in {own}"));
             let problem = context.because(problem, "engine.name", "the engine");
             context.report(problem);
         }
     }
-    for (path, engines) in absent_settings(name) {
+    for (path, absence) in absent_settings(engine, context.registry) {
         let key = path.rsplit('.').next().unwrap_or(&path);
         if let Some(span) = context.key_span(&path) {
-            let names: Vec<&str> = engines.iter().map(|engine| engine.name()).collect();
+            let (label, help) = match absence {
+                Absence::OnlyOf(engines) => {
+                    let names: Vec<&str> = engines.iter().map(|engine| engine.name()).collect();
+                    let label = format!("only {}", names.join(", "));
+                    (label, "leave it out, or choose another engine".to_owned())
+                }
+                Absence::Replaced => (
+                    format!("a rule of {}'s scheduler, which {engine} replaces", engine.base()),
+                    format!("leave it out; the scheduler's own settings are in [engine.{engine}]"),
+                ),
+            };
             let problem = context
-                .pointing(
-                    Some(span),
-                    format!("{name} has no setting `{key}`"),
-                    format!("only {}", names.join(", ")),
-                )
-                .help("leave it out, or choose another engine");
+                .pointing(Some(span), format!("{engine} has no setting `{key}`"), label)
+                .help(help);
             let problem = context.because(problem, "engine.name", "the engine");
             context.report(problem);
         }
     }
+}
+
+/// The tables of settings that are not this engine's, each with whose they are.
+pub fn foreign_tables(engine: EngineId, registry: &Registry) -> Vec<(String, String)> {
+    let families = EngineFamily::ALL.iter().filter(|&&family| family != engine.family());
+    let families = families
+        .map(|family| (format!("engine.{family}"), format!("settings of the {family} engines")));
+    let custom = registry.custom().filter(|(other, _)| *other != engine);
+    families
+        .chain(custom.map(|(other, _)| (format!("engine.{other}"), format!("settings of {other}"))))
+        .collect()
 }
 
 use EngineName::{TgiV3, Tgis2023, Tgis2024, Vllm0_2_7, Vllm0_4_2, Vllm0_13, Vllm0_32};
@@ -81,12 +112,68 @@ const VERSIONED: &[(EngineFamily, &str, &[EngineName])] = &[
     (EngineFamily::Vllm, "swap-space", &[Vllm0_2_7, Vllm0_4_2]),
 ];
 
-/// Settings of the engine's family that this engine does not have, by path, and the engines that do.
-pub fn absent_settings(name: EngineName) -> impl Iterator<Item = (String, &'static [EngineName])> {
-    VERSIONED
+/// Why an engine does not have a setting of its family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Only these versions have it.
+    OnlyOf(&'static [EngineName]),
+    /// It is a rule of the scheduler that a custom engine replaces.
+    Replaced,
+}
+
+/// Settings of the engine's family that this engine does not have, by path.
+pub fn absent_settings(engine: EngineId, registry: &Registry) -> Vec<(String, Absence)> {
+    let (base, family) = (engine.base(), engine.family());
+    let mut absent: Vec<_> = VERSIONED
         .iter()
-        .filter(move |(family, _, engines)| *family == name.family() && !engines.contains(&name))
-        .map(|(family, key, engines)| (format!("engine.{family}.{key}"), *engines))
+        .filter(|(of, _, engines)| *of == family && !engines.contains(&base))
+        .map(|(_, key, engines)| (format!("engine.{family}.{key}"), Absence::OnlyOf(engines)))
+        .collect();
+    if engine.is_custom() {
+        let table = format!("engine.{family}");
+        let keys = schema::at_path(registry.schema(), &table).map(|table| &table["properties"]);
+        for (key, _) in keys.and_then(|keys| keys.as_object()).into_iter().flatten() {
+            let path = format!("{table}.{key}");
+            let known = inherited_settings(family).contains(&key.as_str());
+            if !known && !absent.iter().any(|(other, _)| *other == path) {
+                absent.push((path, Absence::Replaced));
+            }
+        }
+    }
+    absent
+}
+
+/// What `[engine.NAME]` of a custom engine means; `Ok(None)` for a built-in engine, `Err` if
+/// something was reported.
+pub(super) fn custom(
+    engine: EngineId,
+    table: serde_json::Value,
+    context: &mut Context<'_>,
+) -> Result<Option<Arc<dyn Configured>>, ()> {
+    let fault = match context.registry.configure(engine, table) {
+        None => return Ok(None),
+        Some(Ok(configured)) => return Ok(Some(configured)),
+        Some(Err(fault)) => fault,
+    };
+    let table = format!("engine.{engine}");
+    // A key that was taken out is why the rest cannot be read.
+    if context.taken.any_in(&table, &[]) {
+        return Err(());
+    }
+    let place = if context.node(&table).is_some() { table.as_str() } else { "engine.name" };
+    let problem = match fault {
+        SettingsFault::Unreadable(why) => context
+            .pointing(context.key_span(place), format!("[{table}] cannot be used"), why)
+            .help("`servesim schema` describes its keys"),
+        SettingsFault::Bad(BadSetting { key, problem, help }) => {
+            let path = format!("{table}.{key}");
+            let span = context.table.find(&path).map(|node| node.span.clone());
+            let span = span.or_else(|| context.key_span(place));
+            context.pointing(span, format!("`{path}` cannot be used"), problem).help(help)
+        }
+    };
+    context.report(problem);
+    Err(())
 }
 
 pub(super) fn settings(name: EngineName, raw: &RawEngine) -> EngineSettings {
