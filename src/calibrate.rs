@@ -1,3 +1,6 @@
-//! From measurements to profiles.
+//! From measurements to profiles: operator tables, and the fits behind them.
+//!
+//! A table ([`table`]) holds timed kernels, whoever timed them; [`fit`] is the least-squares solver.
 
 pub mod fit;
+pub mod table;

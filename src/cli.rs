@@ -1,6 +1,7 @@
 //! The command line: the only part that reads files and clocks, prints, and ends the process.
 
 mod args;
+mod calibrate;
 mod conformance;
 mod input;
 mod list;
@@ -100,6 +101,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
         Command::Run(args) => run::run(args, registry),
         Command::Memory(args) => memory::run(args, registry),
         Command::Validate(args) => validate::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),
         Command::List(args) => list::run(args, registry),
         Command::Schema(args) => schema::run(args, registry),

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::scenario::Override;
 
@@ -38,6 +38,8 @@ pub enum Command {
     Memory(MemoryArgs),
     /// Compare predictions with published measurements; exit 1 if a stated bound is broken
     Validate(ValidateArgs),
+    /// Make a profile from measurements
+    Calibrate(CalibrateArgs),
     /// Replay recorded schedules of the real engines; exit 1 if one differs
     Conformance(ConformanceArgs),
     /// List what there is
@@ -112,6 +114,30 @@ pub struct ValidateArgs {
     pub suite: Option<String>,
 
     /// How the comparison is printed
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("measurements").required(true),
+    after_help = "Examples:
+  servesim calibrate --from-tables tables/ --gpu l40s --out l40s.toml"
+)]
+pub struct CalibrateArgs {
+    /// Operator tables (CSV), or folders of them
+    #[arg(long, value_name = "FILE|DIR", num_args = 1.., group = "measurements")]
+    pub from_tables: Vec<PathBuf>,
+
+    /// The GPU of the catalogue whose rows to take; needed where the tables have several
+    #[arg(long, value_name = "NAME")]
+    pub gpu: Option<String>,
+
+    /// Write the profile here; it is complete or left as it was
+    #[arg(long, value_name = "PROFILE.toml")]
+    pub out: Option<PathBuf>,
+
+    /// How the report is printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
 }
