@@ -69,6 +69,8 @@ pub struct Simulation<W, O> {
     aborts: AbortScript,
     ended: Vec<Ended>,
     loads: Vec<ReplicaLoad>,
+    /// What the workload last announced.
+    next_arrival: SimTime,
 }
 
 impl<W: Workload, O: Observer> Simulation<W, O> {
@@ -99,14 +101,16 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             next_uid: 0,
             ended: Vec::new(),
             loads,
+            next_arrival: SimTime::MAX,
         }
     }
 
     /// Runs to the end and gives the observer back.
     pub fn run(mut self) -> (RunTotals, O) {
         let stop_at = self.options.stop_at.unwrap_or(SimTime::MAX);
+        self.look_ahead();
         loop {
-            let arrival = self.workload.next_arrival().unwrap_or(SimTime::MAX);
+            let arrival = self.next_arrival;
             let event = self.events.next_time().unwrap_or(SimTime::MAX);
             let next = arrival.min(event);
             if next == SimTime::MAX || next > stop_at {
@@ -133,14 +137,17 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         (totals, self.observer)
     }
 
+    /// Asks the workload again: something has been taken from it or told to it.
+    fn look_ahead(&mut self) {
+        self.next_arrival = self.workload.next_arrival().unwrap_or(SimTime::MAX);
+    }
+
     fn arrive(&mut self) {
         let spec = self.workload.take();
+        self.look_ahead();
         let mut request = Request::new(self.next_uid, spec, self.now);
         self.next_uid += 1;
-        for (load, replica) in self.loads.iter_mut().zip(&self.replicas) {
-            load.outstanding = replica.outstanding;
-        }
-        let chosen = self.router.route(&request, &self.loads);
+        let chosen = if self.replicas.len() == 1 { 0 } else { self.route(&request) };
         let replica = &mut self.replicas[chosen];
         request.replica = replica.id;
         if replica.scheduler.admit(&request).is_err() {
@@ -148,6 +155,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             let record = record(&request, self.now, 0, refused);
             self.observer.on_request(&record);
             self.workload.on_reply(&record);
+            self.look_ahead();
             return;
         }
         let uid = request.uid;
@@ -159,6 +167,13 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             replica.awake = true;
             self.events.push(self.now, replica.id);
         }
+    }
+
+    fn route(&mut self, request: &Request) -> usize {
+        for (load, replica) in self.loads.iter_mut().zip(&self.replicas) {
+            load.outstanding = replica.outstanding;
+        }
+        self.router.route(request, &self.loads)
     }
 
     /// The oldest step of a replica ends, or an idle replica wakes.
@@ -196,32 +211,29 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         if turns == 0 {
             return;
         }
-        let horizon = [
-            self.workload.next_arrival(),
-            self.events.next_time(),
-            self.aborts.next_time(),
-            self.options.stop_at,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(SimTime::MAX);
+        let others = [self.events.next_time(), self.aborts.next_time(), self.options.stop_at];
+        let horizon = others.into_iter().flatten().fold(self.next_arrival, SimTime::min);
         replica.fast_forward(turns, horizon, &mut self.requests, &mut self.observer);
     }
 
     /// Reports and forgets the requests in `self.ended`.
     fn end_requests(&mut self, index: usize) {
+        if self.ended.is_empty() {
+            return;
+        }
         let replica = &mut self.replicas[index];
         for ended in self.ended.drain(..) {
             replica.forget(ended.id);
             replica.outstanding -= 1;
-            let request = self.requests.remove(ended.id);
-            self.aborts.ended(request.uid);
+            let request = self.requests.get(ended.id);
             let outcome = Outcome::Ended(ended.reason);
-            let record = record(&request, self.now, ended.output_tokens, outcome);
+            let record = record(request, self.now, ended.output_tokens, outcome);
+            self.requests.remove(ended.id);
+            self.aborts.ended(record.uid);
             self.observer.on_request(&record);
             self.workload.on_reply(&record);
         }
+        self.look_ahead();
     }
 
     /// The run is over: what is still in flight is unfinished.

@@ -159,9 +159,11 @@ impl RequestTable {
         id
     }
 
-    pub fn remove(&mut self, id: RequestId) -> Request {
+    pub fn remove(&mut self, id: RequestId) {
+        let slot = &mut self.slots[id.index()];
+        assert!(slot.is_some(), "a request is removed once");
+        *slot = None;
         self.free.push(id);
-        self.slots[id.index()].take().expect("a request is removed once")
     }
 
     pub fn get(&self, id: RequestId) -> &Request {

@@ -51,6 +51,19 @@ pub trait Scheduler {
         assert_eq!(turns, 0, "only a scheduler that promises steady turns is asked to take them");
     }
 
+    /// As `advance`; and into `kv_used` goes what `occupancy` would say of the cache after each of
+    /// the last `kv_used.len()` turns.
+    fn advance_noting(&mut self, turns: u32, kv_used: &mut [u64]) {
+        let singly = u32::try_from(kv_used.len()).expect("a pipeline is short");
+        if turns > singly {
+            self.advance(turns - singly);
+        }
+        for noted in kv_used {
+            self.advance(1);
+            *noted = self.occupancy().kv_used;
+        }
+    }
+
     /// Whether stepping could still achieve anything: requests unfinished, or bookkeeping left.
     fn has_work(&self) -> bool;
 

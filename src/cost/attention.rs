@@ -9,8 +9,8 @@
 //! Only aggregates are known, so contexts inside a batch count as equal (their mean). A batch with
 //! unequal contexts takes longer, by about 2-4 % of a run on the two GPUs where that was seen.
 
-use super::ContextCost;
 use super::gemm::blend;
+use super::{ContextCost, StepShape};
 
 /// Query rows are padded to tiles of this many.
 const QUERY_TILE: f64 = 128.0;
@@ -104,35 +104,65 @@ struct Chunks {
     walk: f64,
 }
 
+/// The prefill chunks of a step and the seconds of one layer for them alone.
+#[derive(Clone, Copy, Debug)]
+pub struct PrefillAlone {
+    full: (Chunks, f64),
+    windowed: Option<(Chunks, f64)>,
+}
+
 impl AttentionForm {
     /// Seconds of all layers for a batch that holds prefill chunks.
+    pub fn with_prefill(&self, shape: &AttentionShape, step: &StepShape) -> f64 {
+        self.beside_prefill(shape, step, &self.prefill_alone(shape, step))
+    }
+
+    /// What the prefill chunks of a step come to on their own. It depends on nothing else in the
+    /// step, so whoever prices many steps with equal chunks keeps it.
     ///
     /// Several chunks count as one of all their tokens, with the cached context that keeps the
     /// number of attended pairs.
-    pub fn with_prefill(&self, shape: &AttentionShape, step: &super::StepShape) -> f64 {
+    pub fn prefill_alone(&self, shape: &AttentionShape, step: &StepShape) -> PrefillAlone {
         let tokens = step.prefill_tokens as f64;
         let (seqs, context) = (f64::from(step.prefill_seqs), step.prefill_context as f64);
         let pairs = step.prefill_pairs as f64 / 2.0;
-        let (decode_seqs, decode_context) =
-            (f64::from(step.decode_seqs), step.decode_context as f64);
-        let full = Chunks { tokens, pairs, context, walk: context / seqs };
-        let mut seconds = shape.full_layers * self.layer(shape, full, decode_seqs, decode_context);
-        if shape.window_layers > 0.0 {
+        let priced = |chunks| (chunks, self.prefill_layer(shape, chunks));
+        let full = priced(Chunks { tokens, pairs, context, walk: context / seqs });
+        let windowed = (shape.window_layers > 0.0).then(|| {
             let seen = context.min(seqs * shape.window + tokens);
-            let cut = Chunks {
+            priced(Chunks {
                 tokens,
                 pairs: pairs.min(tokens * shape.window),
                 context: seen,
                 walk: seen / seqs,
-            };
-            let decode_context = decode_context.min(decode_seqs * shape.window);
-            seconds += shape.window_layers * self.layer(shape, cut, decode_seqs, decode_context);
+            })
+        });
+        PrefillAlone { full, windowed }
+    }
+
+    /// As [`AttentionForm::with_prefill`], with the chunks priced already.
+    pub fn beside_prefill(
+        &self,
+        shape: &AttentionShape,
+        step: &StepShape,
+        alone: &PrefillAlone,
+    ) -> f64 {
+        let (seqs, context) = (f64::from(step.decode_seqs), step.decode_context as f64);
+        let mut seconds = shape.full_layers * self.layer(shape, alone.full, seqs, context);
+        if let Some(windowed) = alone.windowed {
+            let context = context.min(seqs * shape.window);
+            seconds += shape.window_layers * self.layer(shape, windowed, seqs, context);
         }
         seconds
     }
 
-    fn layer(&self, shape: &AttentionShape, chunks: Chunks, seqs: f64, context: f64) -> f64 {
-        let alone = self.prefill_layer(shape, chunks);
+    fn layer(
+        &self,
+        shape: &AttentionShape,
+        (chunks, alone): (Chunks, f64),
+        seqs: f64,
+        context: f64,
+    ) -> f64 {
         if seqs == 0.0 {
             return alone;
         }
@@ -221,7 +251,6 @@ fn head_factor(shape: &AttentionShape) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cost::StepShape;
     use proptest::prelude::*;
 
     /// operator-surfaces.md 4.2-4.4, RTX PRO 6000.

@@ -12,6 +12,7 @@ use crate::hardware::Gpu;
 use crate::model::{Dtype, KvCacheDtype, ModelConfig, TpError, WeightPrecision};
 use crate::time::SimDuration;
 
+use super::attention::PrefillAlone;
 use super::host::{EngineTraits, Graphs, HostModel};
 use super::profile::{
     DeploymentProfile, GpuProfile, InterconnectProfile, ProfileError, WeightKernelProfile,
@@ -126,6 +127,26 @@ struct HeadPart {
     gather: SimDuration,
 }
 
+/// What the prefill side of a step's attention depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Chunks {
+    seqs: u32,
+    tokens: u64,
+    pairs: u64,
+    context: u64,
+}
+
+impl Chunks {
+    const fn of(shape: &StepShape) -> Self {
+        Self {
+            seqs: shape.prefill_seqs,
+            tokens: shape.prefill_tokens,
+            pairs: shape.prefill_pairs,
+            context: shape.prefill_context,
+        }
+    }
+}
+
 /// The calibrated cost model of one deployment; memoises as it is asked.
 #[derive(Clone, Debug)]
 pub struct CalibratedCost {
@@ -136,6 +157,8 @@ pub struct CalibratedCost {
     layers: Memo<LayerPart>,
     heads: Memo<HeadPart>,
     decodes: Memo<DecodeCost>,
+    /// The newest prefill chunks and their price: prompts of one length come one after another.
+    newest_prefill: Option<(Chunks, PrefillAlone)>,
     extrapolations: Vec<Extrapolation>,
     provenance: Vec<(CostTerm, Provenance)>,
 }
@@ -166,6 +189,7 @@ impl CalibratedCost {
             layers: Memo::new(),
             heads: Memo::new(),
             decodes: Memo::new(),
+            newest_prefill: None,
         })
     }
 
@@ -195,7 +219,7 @@ impl CalibratedCost {
     }
 
     fn layer_part(&mut self, tokens: u64) -> LayerPart {
-        if let Some(part) = self.layers.get(tokens) {
+        if let Some(&part) = self.layers.get(tokens) {
             return part;
         }
         if tokens > MEASURED_TOKENS {
@@ -207,7 +231,7 @@ impl CalibratedCost {
     }
 
     fn head_part(&mut self, rows: u64) -> HeadPart {
-        if let Some(part) = self.heads.get(rows) {
+        if let Some(&part) = self.heads.get(rows) {
             return part;
         }
         let part = self.kernels.head_part(rows);
@@ -231,6 +255,16 @@ impl CalibratedCost {
         (time, self.host.beside(replayed.is_some()))
     }
 
+    fn prefill_attention(&mut self, shape: &StepShape) -> SimDuration {
+        let chunks = Chunks::of(shape);
+        let alone = match self.newest_prefill {
+            Some((known, alone)) if known == chunks => alone,
+            _ => self.kernels.prefill_alone(shape),
+        };
+        self.newest_prefill = Some((chunks, alone));
+        self.kernels.prefill_attention(shape, &alone)
+    }
+
     fn decode_cost(&mut self, seqs: u32) -> DecodeCost {
         let (fixed, host) = self.fixed(&StepShape::decode(seqs, 0));
         DecodeCost {
@@ -252,14 +286,19 @@ impl StepCost for CalibratedCost {
         let seqs = u64::from(shape.decode_seqs);
         let all_sampled = shape.logits_rows == seqs && shape.sampled_seqs == shape.decode_seqs;
         if shape.is_pure_decode() && all_sampled {
-            let decode = self.decode(shape.decode_seqs);
-            return decode.time(&decode.at(shape.decode_context, shape.kv_copy_tokens));
+            let price = |decode: &DecodeCost| {
+                decode.time(&decode.at(shape.decode_context, shape.kv_copy_tokens))
+            };
+            if let Some(known) = self.decodes.get(seqs) {
+                return price(known);
+            }
+            return price(&self.decode(shape.decode_seqs));
         }
         let (mut time, host) = self.fixed(shape);
         let attention = if shape.is_pure_decode() {
             self.kernels.decode_attention(shape.decode_seqs).at(shape.decode_context)
         } else {
-            self.kernels.prefill_attention(shape)
+            self.prefill_attention(shape)
         };
         time.set(CostTerm::Attention, attention);
         if shape.kv_copy_tokens > 0 {
@@ -271,7 +310,7 @@ impl StepCost for CalibratedCost {
 
     fn decode(&mut self, seqs: u32) -> DecodeCost {
         let key = u64::from(seqs);
-        if let Some(cost) = self.decodes.get(key) {
+        if let Some(&cost) = self.decodes.get(key) {
             return cost;
         }
         let cost = self.decode_cost(seqs);

@@ -5,28 +5,44 @@ use std::collections::BinaryHeap;
 
 use crate::time::SimTime;
 
+type Event = (SimTime, u64, u16);
+
 /// Pending boundaries. Equal times are FIFO: the sequence number counts insertions. A replica has
-/// at most one boundary pending, so a binary heap of a few entries is all there is to it; insertion
-/// and removal are O(log replicas).
+/// at most one boundary pending, and the next one stands outside of the heap, which a deployment of
+/// one replica therefore never touches; else insertion and removal are O(log replicas).
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
-    heap: BinaryHeap<Reverse<(SimTime, u64, u16)>>,
+    next: Option<Event>,
+    others: BinaryHeap<Reverse<Event>>,
     inserted: u64,
 }
 
 impl EventQueue {
+    #[inline]
     pub(super) fn push(&mut self, time: SimTime, replica: u16) {
-        self.heap.push(Reverse((time, self.inserted, replica)));
+        let event = (time, self.inserted, replica);
         self.inserted += 1;
+        match &mut self.next {
+            None => self.next = Some(event),
+            Some(next) if event < *next => {
+                let later = std::mem::replace(next, event);
+                self.others.push(Reverse(later));
+            }
+            Some(_) => self.others.push(Reverse(event)),
+        }
     }
 
+    #[inline]
     pub(super) fn next_time(&self) -> Option<SimTime> {
-        self.heap.peek().map(|Reverse((time, ..))| *time)
+        self.next.map(|(time, ..)| time)
     }
 
     /// The replica whose boundary comes first.
+    #[inline]
     pub(super) fn pop(&mut self) -> Option<u16> {
-        self.heap.pop().map(|Reverse((_, _, replica))| replica)
+        let (.., replica) = self.next?;
+        self.next = self.others.pop().map(|Reverse(event)| event);
+        Some(replica)
     }
 }
 

@@ -1,7 +1,5 @@
 //! One replica: a scheduler, its cost model and the steps in flight.
 
-use std::collections::VecDeque;
-
 use crate::cost::{CostTerm, DecodeCost, DecodeStep, StepCost, StepTime};
 use crate::request::{RequestId, RequestTable};
 use crate::scheduler::{Ended, Occupancy, Scheduler, Step, StepKind, StepOutcome};
@@ -17,7 +15,7 @@ const MAX_DEPTH: usize = 2;
 const MAX_EMPTY_STEPS: u32 = 4;
 
 /// A step that has been scheduled and has not ended.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct InFlight {
     step: Step,
     time: StepTime,
@@ -25,6 +23,52 @@ struct InFlight {
     start: SimTime,
     end: SimTime,
     occupancy: Occupancy,
+}
+
+/// The steps in flight, oldest first. They stay where they are: a step is a large thing to move, and
+/// its lists are to be reused.
+#[derive(Debug, Default)]
+struct Pipeline {
+    slots: [InFlight; MAX_DEPTH],
+    oldest: usize,
+    len: usize,
+}
+
+impl Pipeline {
+    /// The place of the step `behind` the oldest.
+    const fn place(&self, behind: usize) -> usize {
+        (self.oldest + behind) % MAX_DEPTH
+    }
+
+    fn oldest(&self) -> Option<&InFlight> {
+        (self.len > 0).then(|| &self.slots[self.oldest])
+    }
+
+    fn newest(&self) -> Option<&InFlight> {
+        self.len.checked_sub(1).map(|behind| &self.slots[self.place(behind)])
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &InFlight> {
+        (0..self.len).map(|behind| &self.slots[self.place(behind)])
+    }
+
+    /// Takes the oldest out; it may be read until the next is put in.
+    fn finish_oldest(&mut self) -> &InFlight {
+        let place = self.oldest;
+        self.oldest = self.place(1);
+        self.len -= 1;
+        &self.slots[place]
+    }
+
+    /// The slot of the step to come, which is put in by `commit`.
+    fn next_slot(&mut self) -> &mut InFlight {
+        let place = self.place(self.len);
+        &mut self.slots[place]
+    }
+
+    fn commit(&mut self) {
+        self.len += 1;
+    }
 }
 
 pub(super) struct Replica {
@@ -37,9 +81,9 @@ pub(super) struct Replica {
     pub(super) outstanding: u32,
     /// Whether a boundary of this replica stands in the event queue.
     pub(super) awake: bool,
-    in_flight: VecDeque<InFlight>,
-    /// Steps to be reused, so that a step costs no allocation.
-    spare: Vec<Step>,
+    pipeline: Pipeline,
+    /// How many steps the scheduler keeps in flight.
+    depth: usize,
     outcome: StepOutcome,
     clock: TokenClock,
     scheduled_steps: u64,
@@ -51,6 +95,8 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) fn new(id: u16, scheduler: Box<dyn Scheduler>, cost: Box<dyn StepCost>) -> Self {
+        let depth = scheduler.pipeline_depth();
+        assert!((1..=MAX_DEPTH).contains(&depth), "a pipeline of {depth} steps");
         Self {
             id,
             scheduler,
@@ -58,8 +104,8 @@ impl Replica {
             inbox: Vec::new(),
             outstanding: 0,
             awake: false,
-            in_flight: VecDeque::with_capacity(2),
-            spare: Vec::new(),
+            pipeline: Pipeline::default(),
+            depth,
             outcome: StepOutcome::default(),
             clock: TokenClock::default(),
             scheduled_steps: 0,
@@ -71,13 +117,17 @@ impl Replica {
     }
 
     /// The end of the oldest step in flight.
+    #[inline]
     pub(super) fn next_boundary(&self) -> Option<SimTime> {
-        self.in_flight.front().map(|f| f.end)
+        self.pipeline.oldest().map(|f| f.end)
     }
 
     pub(super) fn drain_inbox(&mut self, requests: &RequestTable) {
+        if self.inbox.is_empty() {
+            return;
+        }
+        self.empty_steps = 0;
         for id in self.inbox.drain(..) {
-            self.empty_steps = 0;
             self.scheduler.enqueue(id, requests.get(id));
         }
     }
@@ -93,7 +143,7 @@ impl Replica {
         if self.next_boundary() != Some(now) {
             return;
         }
-        let done = self.in_flight.pop_front().expect("the step that ends now");
+        let done = self.pipeline.finish_oldest();
         self.outcome.clear();
         self.scheduler.complete(done.start, now, &mut self.outcome);
         self.completed_steps += 1;
@@ -112,7 +162,6 @@ impl Replica {
             requests,
         });
         ended.append(&mut self.outcome.ended);
-        self.spare.push(done.step);
     }
 
     /// Schedules steps until the pipeline is full or there is nothing to run.
@@ -126,48 +175,50 @@ impl Replica {
         observer: &mut O,
         ended: &mut Vec<Ended>,
     ) {
-        while self.in_flight.len() < self.scheduler.pipeline_depth()
+        while self.pipeline.len < self.depth
             && self.scheduler.has_work()
             && self.empty_steps < MAX_EMPTY_STEPS
         {
-            let mut step = self.spare.pop().unwrap_or_default();
-            step.clear();
-            let runs = self.scheduler.schedule(now, &mut step);
-            ended.extend(step.ended.iter().copied());
+            let start = self.pipeline.newest().map_or(now, |last| last.end.max(now));
+            let slot = self.pipeline.next_slot();
+            slot.step.clear();
+            let runs = self.scheduler.schedule(now, &mut slot.step);
+            if !slot.step.ended.is_empty() {
+                ended.extend_from_slice(&slot.step.ended);
+            }
             if !runs {
-                self.spare.push(step);
                 break;
             }
-            self.empty_steps = if step.shape.is_empty() { self.empty_steps + 1 } else { 0 };
-            let time = self.cost.step(&step.shape);
-            let start = self.in_flight.back().map_or(now, |last| last.end.max(now));
-            let end = start + time.total();
-            for &(id, cached) in &step.admitted {
+            self.empty_steps = if slot.step.shape.is_empty() { self.empty_steps + 1 } else { 0 };
+            slot.time = self.cost.step(&slot.step.shape);
+            slot.start = start;
+            slot.end = start + slot.time.total();
+            for &(id, cached) in &slot.step.admitted {
                 let request = requests.get_mut(id);
                 if request.first_scheduled.is_none() {
                     request.first_scheduled = Some(start);
                     request.cached_tokens = cached;
                 }
             }
-            for &id in &step.preempted {
+            for &id in &slot.step.preempted {
                 requests.get_mut(id).preemptions += 1;
                 self.clock.leave_batch(id, requests);
             }
-            let occupancy = self.scheduler.occupancy();
-            let index = self.scheduled_steps;
+            slot.occupancy = self.scheduler.occupancy();
+            slot.index = self.scheduled_steps;
             self.scheduled_steps += 1;
             observer.on_scheduled(&ScheduledStep {
                 replica: self.id,
-                index,
+                index: slot.index,
                 decided: now,
                 start,
-                end,
-                step: &step,
-                time: &time,
-                occupancy,
+                end: slot.end,
+                step: &slot.step,
+                time: &slot.time,
+                occupancy: slot.occupancy,
                 requests,
             });
-            self.in_flight.push_back(InFlight { step, time, index, start, end, occupancy });
+            self.pipeline.commit();
         }
     }
 
@@ -177,9 +228,10 @@ impl Replica {
     }
 
     /// Turns that would only repeat the newest step.
+    #[inline]
     pub(super) fn steady_turns(&self) -> u32 {
-        let full = self.in_flight.len() == self.scheduler.pipeline_depth();
-        let decoding = self.in_flight.iter().all(|f| f.step.kind == StepKind::Decode);
+        let full = self.pipeline.len == self.depth;
+        let decoding = self.pipeline.iter().all(|f| f.step.kind == StepKind::Decode);
         if full && decoding { self.scheduler.steady_turns() } else { 0 }
     }
 
@@ -192,28 +244,28 @@ impl Replica {
         requests: &mut RequestTable,
         observer: &mut O,
     ) {
-        if self.in_flight[0].end >= horizon {
+        if self.next_boundary().is_none_or(|end| end >= horizon) {
             return;
         }
-        let newest = self.in_flight.back().expect("a full pipeline");
+        let newest = self.pipeline.newest().expect("a full pipeline");
         let mut shape = newest.step.shape;
+        let base = newest.occupancy;
         let seqs = shape.decode_seqs;
-        let decode = match self.decode {
-            Some((n, cost)) if n == seqs => cost,
-            _ => self.cost.decode(seqs),
+        let decode = match &mut self.decode {
+            Some((n, cost)) if *n == seqs => cost,
+            other => &mut other.insert((seqs, self.cost.decode(seqs))).1,
         };
-        self.decode = Some((seqs, decode));
 
         // The pipeline as a ring of what varies from step to step.
-        let depth = self.in_flight.len();
+        let depth = self.depth;
         let mut ring = [(SimTime::ZERO, SimTime::ZERO, DecodeStep::default()); MAX_DEPTH];
-        for (slot, flight) in ring.iter_mut().zip(&self.in_flight) {
+        for (slot, flight) in ring.iter_mut().zip(self.pipeline.iter()) {
             let part = |term| flight.time.get(term);
             let varying = DecodeStep {
                 attention: part(CostTerm::Attention),
                 kv_copy: part(CostTerm::KvCopy),
                 host: part(CostTerm::Host),
-                total: flight.time.total(),
+                total: flight.end.since(flight.start),
             };
             *slot = (flight.start, flight.end, varying);
         }
@@ -239,12 +291,22 @@ impl Replica {
             let start = last_end.max(end);
             last_end = start + next.total;
             ring[oldest] = (start, last_end, next);
-            oldest = (oldest + 1) % depth;
+            oldest += 1;
+            if oldest == depth {
+                oldest = 0;
+            }
             done_end = end;
             taken += 1;
         }
 
-        let occupancy = self.advance_recording_occupancy(taken);
+        // KV in use when each step was scheduled: those in flight, and behind them the new ones.
+        let mut kv_used = [0; 2 * MAX_DEPTH + 1];
+        for (noted, flight) in kv_used.iter_mut().zip(self.pipeline.iter()) {
+            *noted = flight.occupancy.kv_used;
+        }
+        let noted = depth + (depth + 1).min(taken as usize);
+        self.scheduler.advance_noting(taken, &mut kv_used[depth..noted]);
+
         let mut time = StepTime::ZERO;
         time.accumulate(&decode.fixed, u64::from(taken));
         time.set(CostTerm::Attention, sum.attention);
@@ -252,60 +314,34 @@ impl Replica {
         time.set(CostTerm::Host, sum.host);
         observer.on_steady(&SteadyRun {
             replica: self.id,
-            index: self.in_flight[0].index,
+            index: self.pipeline.slots[self.pipeline.oldest].index,
             steps: taken,
             seqs,
             start: first_start,
             end: done_end,
             time,
-            occupancy,
+            occupancy: Occupancy { kv_used: kv_used[noted - depth - 1], ..base },
         });
-        for (slot, flight) in self.in_flight.iter_mut().enumerate() {
-            let (start, end, step) = ring[(oldest + slot) % depth];
+        for behind in 0..depth {
+            let place = self.pipeline.place(behind);
+            let flight = &mut self.pipeline.slots[place];
+            let (start, end, step) = ring[(oldest + behind) % depth];
             flight.start = start;
             flight.end = end;
             flight.time = decode.time(&step);
             flight.index += u64::from(taken);
-            let behind = u64::try_from(depth - 1 - slot).expect("a pipeline is short") * grow;
+            flight.occupancy = Occupancy { kv_used: kv_used[noted - depth + behind], ..base };
+            let later = u64::try_from(depth - 1 - behind).expect("a pipeline is short") * grow;
             flight.step.shape = shape;
-            flight.step.shape.decode_context -= behind;
+            flight.step.shape.decode_context -= later;
             if copies {
-                flight.step.shape.kv_copy_tokens -= behind;
+                flight.step.shape.kv_copy_tokens -= later;
             }
             flight.step.admitted.clear();
         }
         self.completed_steps += u64::from(taken);
         self.scheduled_steps += u64::from(taken);
         self.output_tokens += u64::from(taken) * grow;
-    }
-
-    /// Advances the scheduler by `turns` and notes the occupancy of each step that stays in flight;
-    /// returns that of the last one completed. Each is taken at the instant its step was scheduled.
-    fn advance_recording_occupancy(&mut self, turns: u32) -> Occupancy {
-        let depth = self.in_flight.len();
-        let mut recent = [Occupancy::default(); 2 * MAX_DEPTH + 1];
-        let mut known = 0;
-        let mut note = |occupancy| {
-            recent[known] = occupancy;
-            known += 1;
-        };
-        for flight in &self.in_flight {
-            note(flight.occupancy);
-        }
-        let singly = turns.min(u32::try_from(depth).expect("a pipeline is short"));
-        if turns > singly {
-            self.scheduler.advance(turns - singly);
-            note(self.scheduler.occupancy());
-        }
-        for _ in 0..singly {
-            self.scheduler.advance(1);
-            note(self.scheduler.occupancy());
-        }
-        let in_flight = &recent[known - depth..known];
-        for (flight, &occupancy) in self.in_flight.iter_mut().zip(in_flight) {
-            flight.occupancy = occupancy;
-        }
-        recent[known - depth - 1]
     }
 }
 
@@ -336,7 +372,10 @@ impl TokenClock {
                 self.apart.push(id);
             }
         }
-        if outcome.decode_tokens > 0 {
+        if outcome.decode_tokens > 0 && self.apart.is_empty() {
+            observer.on_token_gap(now.since(self.batch), outcome.decode_tokens);
+            self.batch = now;
+        } else if outcome.decode_tokens > 0 {
             let mut together = outcome.decode_tokens;
             self.apart.retain(|&id| {
                 if outcome.stalled.contains(&id) {
@@ -385,9 +424,11 @@ impl TokenClock {
         observer: &mut O,
     ) {
         let mut together = seqs;
-        for id in self.apart.drain(..) {
-            observer.on_token_gap(now.since(requests.get(id).last_token), 1);
-            together -= 1;
+        if !self.apart.is_empty() {
+            for id in self.apart.drain(..) {
+                observer.on_token_gap(now.since(requests.get(id).last_token), 1);
+                together -= 1;
+            }
         }
         if together > 0 {
             observer.on_token_gap(now.since(self.batch), together);

@@ -1,119 +1,77 @@
 //! A distribution of durations, each with a weight: exact as long as it is small.
 //!
 //! Mean, standard deviation, minimum and maximum are always exact (integer sums). Percentiles are
-//! exact up to [`EXACT_LIMIT`] distinct values; beyond, they come from a [`Histogram`] and are off by
-//! at most [`RELATIVE_ERROR`](super::histogram::RELATIVE_ERROR).
+//! exact up to [`EXACT_LIMIT`] entries; beyond, they come from a [`Histogram`] and are off by at most
+//! [`RELATIVE_ERROR`](super::histogram::RELATIVE_ERROR).
 //!
-//! The histogram is kept from the first value on, which also makes the exact percentiles cheap: it
-//! says which bucket holds the wanted rank, and only the values of that bucket need sorting.
+//! Recording is an append, since it is done for every step and five times for every request. Entries
+//! are worked through together: once at the end if there are few, in blocks if there are many.
 
 use super::histogram::{Histogram, bucket_of, middle_of};
 use super::quantile::Position;
 use crate::time::SimDuration;
 
-/// Distinct values up to which percentiles are exact.
-///
-/// Distinct, not recorded: a stretch of equal gaps may come as one entry with a large weight or as
-/// many, and which it is must not show in the result.
+/// Entries up to which percentiles are exact. The gaps of all sequences that get a token in one step
+/// and waited equally long for it are one entry, so a run that jumps over steps and a run that takes
+/// them one by one make equally many.
 pub const EXACT_LIMIT: usize = 100_000;
 
-/// Entries held before equal ones are merged.
-const BUFFER: usize = 1 << 17;
+/// Entries worked through at a time once exactness is given up; they stay in the nearest cache.
+const BLOCK: usize = 1024;
 
 /// A weighted multiset of durations.
 #[derive(Clone, Debug)]
 pub struct Distribution {
+    /// (value in nanoseconds, weight), in the order of recording: all entries, or those since the
+    /// last block.
+    entries: Vec<(u64, u64)>,
+    /// How many make it time to work through them.
+    full: usize,
+    /// What was worked through, once there were too many entries to keep.
+    sketch: Option<Box<Sketch>>,
+}
+
+/// What is known of entries that are not kept.
+#[derive(Clone, Debug, Default)]
+struct Sketch {
+    moments: Moments,
+    histogram: Histogram,
+}
+
+/// Integer sums; the order of the entries does not show in them.
+#[derive(Clone, Copy, Debug)]
+struct Moments {
     count: u64,
     /// Nanoseconds; an hour squared, 10^10 times, stays below 2^128.
     sum: u128,
     sum_of_squares: u128,
     min: u64,
     max: u64,
-    histogram: Histogram,
-    /// Values with weights, until there are too many.
-    exact: Option<Vec<(u64, u64)>>,
-    limit: usize,
-    buffer: usize,
 }
 
-impl Default for Distribution {
+impl Default for Moments {
     fn default() -> Self {
-        Self::with_limit(EXACT_LIMIT, BUFFER)
+        Self { count: 0, sum: 0, sum_of_squares: 0, min: u64::MAX, max: 0 }
     }
 }
 
-impl Distribution {
-    fn with_limit(limit: usize, buffer: usize) -> Self {
-        Self {
-            count: 0,
-            sum: 0,
-            sum_of_squares: 0,
-            min: u64::MAX,
-            max: 0,
-            histogram: Histogram::default(),
-            exact: Some(Vec::new()),
-            limit,
-            buffer,
+impl Moments {
+    fn add(&mut self, entries: &[(u64, u64)]) {
+        for &(value, weight) in entries {
+            self.count += weight;
+            let product = u128::from(value) * u128::from(weight);
+            self.sum += product;
+            self.sum_of_squares = self.sum_of_squares.saturating_add(product * u128::from(value));
+            self.min = self.min.min(value);
+            self.max = self.max.max(value);
         }
     }
 
-    /// Adds `value` as if it came `weight` times.
-    pub fn record(&mut self, value: SimDuration, weight: u64) {
-        if weight == 0 {
-            return;
-        }
-        let value = value.as_nanos();
-        self.count += weight;
-        let product = u128::from(value) * u128::from(weight);
-        self.sum += product;
-        self.sum_of_squares = self.sum_of_squares.saturating_add(product * u128::from(value));
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        self.histogram.add(value, weight);
-        if let Some(exact) = &mut self.exact {
-            exact.push((value, weight));
-            if exact.len() >= self.buffer {
-                self.merge_equal();
-            }
-        }
+    fn mean(&self) -> f64 {
+        self.sum as f64 / self.count as f64
     }
 
-    /// Merges equal values and gives up exactness if too many are left.
-    fn merge_equal(&mut self) {
-        let Some(exact) = &mut self.exact else { return };
-        if exact.len() <= self.limit {
-            return;
-        }
-        exact.sort_unstable_by_key(|&(value, _)| value);
-        exact.dedup_by(|later, kept| {
-            let equal = later.0 == kept.0;
-            if equal {
-                kept.1 += later.1;
-            }
-            equal
-        });
-        if exact.len() > self.limit {
-            self.exact = None;
-        }
-    }
-
-    pub const fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Whether percentiles are within the histogram's error only.
-    pub fn is_approximate(&mut self) -> bool {
-        self.merge_equal();
-        self.exact.is_none()
-    }
-
-    pub fn mean(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum as f64 / self.count as f64)
-    }
-
-    /// Standard deviation of the population (numpy's default, `ddof=0`).
-    pub fn std(&self) -> Option<f64> {
-        let mean = self.mean()?;
+    fn std(&self) -> f64 {
         // The exact integers lose nothing; only this difference rounds.
         let scaled = self
             .sum_of_squares
@@ -121,49 +79,105 @@ impl Distribution {
             .zip(self.sum.checked_mul(self.sum))
             .map(|(squares, square)| squares.saturating_sub(square) as f64)
             .map(|difference| difference / self.count as f64 / self.count as f64);
-        let variance = scaled
-            .unwrap_or_else(|| self.sum_of_squares as f64 / self.count as f64 - mean * mean)
-            .max(0.0);
-        Some(variance.sqrt())
+        let variance = scaled.unwrap_or_else(|| {
+            self.sum_of_squares as f64 / self.count as f64 - self.mean() * self.mean()
+        });
+        variance.max(0.0).sqrt()
+    }
+}
+
+/// What a distribution amounts to, in nanoseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figures {
+    pub count: u64,
+    pub mean: f64,
+    /// Of the population (numpy's default, `ddof=0`).
+    pub std: f64,
+    pub min: f64,
+    pub max: f64,
+    /// In the order asked for.
+    pub percentiles: Vec<f64>,
+}
+
+impl Default for Distribution {
+    fn default() -> Self {
+        Self::with_limit(EXACT_LIMIT)
+    }
+}
+
+impl Distribution {
+    fn with_limit(limit: usize) -> Self {
+        Self { entries: Vec::new(), full: limit + 1, sketch: None }
     }
 
-    pub fn min(&self) -> Option<f64> {
-        (self.count > 0).then_some(self.min as f64)
+    /// Adds `value` as if it came `weight` times.
+    #[inline]
+    pub fn record(&mut self, value: SimDuration, weight: u64) {
+        if weight == 0 {
+            return;
+        }
+        self.entries.push((value.as_nanos(), weight));
+        if self.entries.len() >= self.full {
+            self.fold();
+        }
     }
 
-    pub fn max(&self) -> Option<f64> {
-        (self.count > 0).then_some(self.max as f64)
+    #[cold]
+    fn fold(&mut self) {
+        let sketch = self.sketch.get_or_insert_default();
+        sketch.moments.add(&self.entries);
+        sketch.histogram.add_all(&self.entries);
+        self.entries.clear();
+        self.entries.shrink_to(BLOCK);
+        self.full = BLOCK;
     }
 
-    /// The percentiles in nanoseconds, in the order asked for; `None` without values.
-    pub fn percentiles(&mut self, percents: &[f64]) -> Option<Vec<f64>> {
-        self.merge_equal();
+    /// Whether percentiles are within the histogram's error only.
+    pub const fn is_approximate(&self) -> bool {
+        self.sketch.is_some()
+    }
+
+    /// All figures at once; `None` without values.
+    pub fn figures(&self, percents: &[f64]) -> Option<Figures> {
+        let mut all = self.sketch.as_deref().cloned().unwrap_or_default();
+        all.moments.add(&self.entries);
+        all.histogram.add_all(&self.entries);
+        let Sketch { moments, histogram } = all;
         let positions: Vec<_> =
-            percents.iter().map(|&p| Position::of(p, self.count)).collect::<Option<_>>()?;
+            percents.iter().map(|&p| Position::of(p, moments.count)).collect::<Option<_>>()?;
         let mut ranks: Vec<_> = positions.iter().flat_map(|p| [p.low, p.high]).collect();
         ranks.sort_unstable();
         ranks.dedup();
-        let values = self.values_at(&ranks);
+        let values = if self.is_approximate() {
+            // The middle of the first and last bucket may lie outside of what was seen.
+            let (min, max) = (moments.min as f64, moments.max as f64);
+            let located = histogram.locate(&ranks);
+            located.iter().map(|l| middle_of(l.bucket).clamp(min, max)).collect()
+        } else {
+            self.values_at(&ranks, &histogram)
+        };
         let value_at = |rank: u64| values[ranks.partition_point(|&r| r < rank)];
-        Some(positions.iter().map(|p| p.interpolate(value_at(p.low), value_at(p.high))).collect())
+        let between = |p: &Position| p.interpolate(value_at(p.low), value_at(p.high));
+        Some(Figures {
+            count: moments.count,
+            mean: moments.mean(),
+            std: moments.std(),
+            min: moments.min as f64,
+            max: moments.max as f64,
+            percentiles: positions.iter().map(between).collect(),
+        })
     }
 
-    /// The values with the given ranks (ascending).
-    fn values_at(&self, ranks: &[u64]) -> Vec<f64> {
-        let located = self.histogram.locate(ranks);
-        let Some(exact) = &self.exact else {
-            // The middle of the first and last bucket may lie outside of what was seen.
-            let (min, max) = (self.min as f64, self.max as f64);
-            return located.iter().map(|l| middle_of(l.bucket).clamp(min, max)).collect();
-        };
+    /// The values with the given ranks (ascending). The histogram says which bucket holds each, and
+    /// only the values of those buckets need sorting.
+    fn values_at(&self, ranks: &[u64], histogram: &Histogram) -> Vec<f64> {
+        let located = histogram.locate(ranks);
         let Some(last) = located.last() else { return Vec::new() };
         let mut wanted = vec![false; last.bucket + 1];
         located.iter().for_each(|l| wanted[l.bucket] = true);
-        let mut near: Vec<_> = exact
-            .iter()
-            .filter(|(value, _)| *wanted.get(bucket_of(*value)).unwrap_or(&false))
-            .copied()
-            .collect();
+        let is_near = |value: u64| wanted.get(bucket_of(value)).is_some_and(|&wanted| wanted);
+        let mut near: Vec<_> =
+            self.entries.iter().filter(|(value, _)| is_near(*value)).copied().collect();
         near.sort_unstable_by_key(|&(value, _)| value);
 
         let mut found = Vec::with_capacity(ranks.len());
@@ -216,45 +230,40 @@ mod tests {
     proptest! {
         #[test]
         fn weighted_percentiles_are_those_of_the_expanded_list(values in weighted_values()) {
-            let mut distribution = filled(Distribution::default(), &values);
+            let figures = filled(Distribution::default(), &values).figures(&PERCENTS).unwrap();
             let list = expanded(&values);
             let want: Vec<_> =
                 PERCENTS.iter().map(|&p| percentile_of_sorted(&list, p).unwrap()).collect();
-            prop_assert_eq!(distribution.percentiles(&PERCENTS).unwrap(), want);
+            prop_assert_eq!(figures.percentiles, want);
             let mean = list.iter().sum::<f64>() / list.len() as f64;
-            prop_assert!((distribution.mean().unwrap() - mean).abs() <= 1e-9 * mean);
+            prop_assert!((figures.mean - mean).abs() <= 1e-9 * mean);
             let variance =
                 list.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / list.len() as f64;
-            let std = distribution.std().unwrap();
+            let std = figures.std;
             prop_assert!((std - variance.sqrt()).abs() <= 1e-6 * variance.sqrt() + 1e-9 * mean);
+            prop_assert_eq!((figures.min, figures.max), (list[0], list[list.len() - 1]));
         }
 
         #[test]
         fn beyond_the_limit_percentiles_stay_within_the_stated_error(values in weighted_values()) {
-            let mut exact = filled(Distribution::default(), &values);
-            let mut sketch = filled(Distribution::with_limit(0, 1), &values);
+            let exact = filled(Distribution::default(), &values).figures(&PERCENTS).unwrap();
+            let sketch = filled(Distribution::with_limit(0), &values);
             prop_assert!(sketch.is_approximate());
-            let want = exact.percentiles(&PERCENTS).unwrap();
-            for (got, want) in sketch.percentiles(&PERCENTS).unwrap().into_iter().zip(want) {
+            let sketch = sketch.figures(&PERCENTS).unwrap();
+            for (got, want) in sketch.percentiles.iter().zip(&exact.percentiles) {
                 prop_assert!((got - want).abs() <= want * RELATIVE_ERROR * (1.0 + 1e-9));
             }
-            prop_assert_eq!(sketch.mean(), exact.mean());
-            prop_assert_eq!(sketch.std(), exact.std());
+            prop_assert_eq!((sketch.mean, sketch.std), (exact.mean, exact.std));
         }
 
         #[test]
-        fn the_grouping_of_equal_values_does_not_show(values in weighted_values()) {
-            // One entry of weight w against w entries of weight 1, with a limit in between.
-            let limit = 100;
-            let mut whole = filled(Distribution::with_limit(limit, limit + 7), &values);
-            let single: Vec<_> = values
-                .iter()
-                .flat_map(|&(v, w)| (0..w).map(move |_| (v, 1)))
-                .collect();
-            let mut split = filled(Distribution::with_limit(limit, limit + 7), &single);
-            prop_assert_eq!(whole.is_approximate(), split.is_approximate());
-            prop_assert_eq!(whole.percentiles(&PERCENTS), split.percentiles(&PERCENTS));
-            prop_assert_eq!(whole.std(), split.std());
+        fn the_order_of_recording_does_not_show(values in weighted_values(), limit in 0usize..150) {
+            let forwards = filled(Distribution::with_limit(limit), &values);
+            let mut reversed = values;
+            reversed.reverse();
+            let backwards = filled(Distribution::with_limit(limit), &reversed);
+            prop_assert_eq!(forwards.is_approximate(), backwards.is_approximate());
+            prop_assert_eq!(forwards.figures(&PERCENTS), backwards.figures(&PERCENTS));
         }
     }
 
@@ -264,25 +273,26 @@ mod tests {
         for value in 0..1_000_000u64 {
             distribution.record(SimDuration::from_nanos(value), 1);
         }
-        assert!(distribution.is_approximate() && distribution.exact.is_none());
-        let median = distribution.percentiles(&[50.0]).unwrap()[0];
-        assert!((median / 499_999.5 - 1.0).abs() <= RELATIVE_ERROR, "{median}");
+        assert!(distribution.is_approximate() && distribution.entries.capacity() <= 2 * BLOCK);
+        let figures = distribution.figures(&[50.0]).unwrap();
+        assert_eq!((figures.count, figures.mean), (1_000_000, 499_999.5));
+        assert!((figures.percentiles[0] / 499_999.5 - 1.0).abs() <= RELATIVE_ERROR, "{figures:?}");
     }
 
     #[test]
-    fn many_repeats_of_few_values_stay_exact() {
+    fn up_to_the_limit_percentiles_are_exact() {
         let mut distribution = Distribution::default();
-        for i in 0..1_000_000u64 {
-            distribution.record(SimDuration::from_nanos(i % 1000), 1);
+        for i in 0..EXACT_LIMIT as u64 {
+            distribution.record(SimDuration::from_nanos(1_000_000 + i), 1);
         }
         assert!(!distribution.is_approximate());
-        assert_eq!(distribution.percentiles(&[50.0]).unwrap(), [499.5]);
+        assert_eq!(distribution.figures(&[50.0]).unwrap().percentiles, [1_049_999.5]);
+        distribution.record(SimDuration::from_nanos(1), 1);
+        assert!(distribution.is_approximate());
     }
 
     #[test]
     fn nothing_recorded_has_no_figures() {
-        let mut empty = Distribution::default();
-        assert_eq!((empty.mean(), empty.std(), empty.min(), empty.max()), (None, None, None, None));
-        assert_eq!(empty.percentiles(&[50.0]), None);
+        assert_eq!(Distribution::default().figures(&[50.0]), None);
     }
 }

@@ -25,8 +25,11 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    pub fn add(&mut self, value: u64, weight: u64) {
-        self.weights[bucket_of(value)] += weight;
+    /// Adds values with their weights.
+    pub fn add_all(&mut self, entries: &[(u64, u64)]) {
+        for &(value, weight) in entries {
+            self.weights[bucket_of(value)] += weight;
+        }
     }
 
     /// For each of `ranks` (ascending, counted from 0) the bucket of the value with that rank and the

@@ -98,11 +98,14 @@ pub struct Recorder {
     /// Gaps and sequences of the step that is about to be reported: only its end says on which side
     /// of the warm-up and of the deadline they lie.
     gaps: Vec<(SimDuration, u32)>,
+    /// The warm-up is over and no deadline will come: every gap counts, whenever its step ends.
+    all_count: bool,
 }
 
 impl Recorder {
     pub fn new(measure: Measure) -> Self {
         Self {
+            all_count: measure.warm_up == SimTime::ZERO && measure.deadline.is_none(),
             measure,
             latencies: Latencies::default(),
             tally: Tally::default(),
@@ -112,8 +115,8 @@ impl Recorder {
         }
     }
 
-    pub fn summary(mut self) -> Summary {
-        Summary::of(&mut self)
+    pub fn summary(self) -> Summary {
+        Summary::of(&self)
     }
 
     pub fn timeline(&self) -> &Timeline {
@@ -159,21 +162,19 @@ impl Recorder {
         tally.input_tokens += u64::from(record.prompt_tokens);
         tally.output_tokens += u64::from(record.output_tokens);
         tally.cached_tokens += u64::from(record.cached_tokens);
-        let each = [
-            (&mut latencies.ttft, record.ttft()),
-            (&mut latencies.tpot, tpot(record)),
-            (&mut latencies.e2el, Some(record.e2e())),
-            (
-                &mut latencies.normalized,
-                (record.output_tokens > 0)
-                    .then(|| divide(record.e2e(), record.output_tokens.into())),
-            ),
-            (&mut latencies.queue, record.queue()),
-        ];
-        for (distribution, value) in each {
-            if let Some(value) = value {
-                distribution.record(value, 1);
-            }
+        let e2e = record.e2e();
+        latencies.e2el.record(e2e, 1);
+        if record.output_tokens > 0 {
+            latencies.normalized.record(divide(e2e, record.output_tokens.into()), 1);
+        }
+        if let Some(ttft) = record.ttft() {
+            latencies.ttft.record(ttft, 1);
+        }
+        if let Some(tpot) = tpot(record) {
+            latencies.tpot.record(tpot, 1);
+        }
+        if let Some(queue) = record.queue() {
+            latencies.queue.record(queue, 1);
         }
         if self.before_deadline(record.ended) {
             self.tally.by_deadline.answered += 1;
@@ -192,22 +193,24 @@ impl Observer for Recorder {
     }
 
     fn on_completed(&mut self, step: &CompletedStep<'_>) {
-        self.steps.add(step.step.kind, 1, step.time, step.end);
+        self.steps.add(step.step.kind, 1, (step.start, step.end), step.time);
         self.steps.occupy(step.start, step.end, self.measure.warm_up, &step.occupancy);
         self.timeline.add(step.start, step.end, &step.occupancy);
         self.count_tokens(step.end, step.outcome.tokens());
         if !(step.outcome.ended.is_empty() && step.outcome.first_tokens.is_empty()) {
             self.timeline.sample_kv(step.end, &step.occupancy);
         }
+        let warm = step.end > self.measure.warm_up;
         for (gap, sequences) in self.gaps.drain(..) {
-            if step.end > self.measure.warm_up {
+            if warm {
                 self.latencies.itl.record(gap, sequences.into());
             }
         }
+        self.all_count = warm && self.measure.deadline.is_none();
     }
 
     fn on_steady(&mut self, run: &SteadyRun) {
-        self.steps.add(StepKind::Decode, run.steps.into(), &run.time, run.end);
+        self.steps.add(StepKind::Decode, run.steps.into(), (run.start, run.end), &run.time);
         self.steps.occupy(run.start, run.end, self.measure.warm_up, &run.occupancy);
         self.timeline.add(run.start, run.end, &run.occupancy);
         let tokens = u64::from(run.seqs) * u64::from(run.steps);
@@ -238,8 +241,13 @@ impl Observer for Recorder {
         }
     }
 
+    #[inline]
     fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
-        self.gaps.push((gap, sequences));
+        if self.all_count {
+            self.latencies.itl.record(gap, sequences.into());
+        } else {
+            self.gaps.push((gap, sequences));
+        }
     }
 
     fn on_request(&mut self, record: &RequestRecord) {

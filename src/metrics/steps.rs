@@ -21,7 +21,8 @@ pub struct StepTotals {
     pub max_batch: u32,
     /// Highest over the replicas.
     pub kv_total: u64,
-    pub kv_usage_peak: f64,
+    /// The highest use of a cache: what was used, and of how much.
+    kv_peak: (u64, u64),
     /// End of the last step.
     pub end: SimTime,
 }
@@ -30,17 +31,34 @@ impl StepTotals {
     pub const KINDS: [StepKind; 4] =
         [StepKind::Prefill, StepKind::Decode, StepKind::Mixed, StepKind::Empty];
 
-    /// Adds `steps` equal steps that took `time` in all.
-    pub fn add(&mut self, kind: StepKind, steps: u64, time: &StepTime, end: SimTime) {
-        let place = Self::KINDS.iter().position(|&k| k == kind).expect("all kinds are listed");
+    const fn place(kind: StepKind) -> usize {
+        match kind {
+            StepKind::Prefill => 0,
+            StepKind::Decode => 1,
+            StepKind::Mixed => 2,
+            StepKind::Empty => 3,
+        }
+    }
+
+    /// Adds `steps` steps from `start` to `end`, back to back, that took `time` in all.
+    #[inline]
+    pub fn add(
+        &mut self,
+        kind: StepKind,
+        steps: u64,
+        (start, end): (SimTime, SimTime),
+        time: &StepTime,
+    ) {
+        let place = Self::place(kind);
         self.steps[place] += steps;
-        self.time_by_kind[place] += time.total();
+        self.time_by_kind[place] += end.since(start);
         self.time.accumulate(time, 1);
         self.end = self.end.max(end);
     }
 
     /// Adds the batch and the KV cache between two instants, of which the time before `from` (the end
     /// of the warm-up) does not count.
+    #[inline]
     pub fn occupy(&mut self, start: SimTime, end: SimTime, from: SimTime, occupancy: &Occupancy) {
         let span = u128::from(end.since(start.max(from)).as_nanos());
         self.running += u128::from(occupancy.running) * span;
@@ -50,9 +68,18 @@ impl StepTotals {
         }
         if occupancy.kv_total > 0 {
             self.kv_total = self.kv_total.max(occupancy.kv_total);
-            let usage = occupancy.kv_used as f64 / occupancy.kv_total as f64;
-            self.kv_usage_peak = self.kv_usage_peak.max(usage);
+            let (used, total) = self.kv_peak;
+            // The larger fraction, without dividing: caches are far smaller than 2^32 blocks.
+            if occupancy.kv_used * total.max(1) > used * occupancy.kv_total {
+                self.kv_peak = (occupancy.kv_used, occupancy.kv_total);
+            }
         }
+    }
+
+    /// The highest share of a replica's KV cache that was in use.
+    pub fn kv_usage_peak(&self) -> f64 {
+        let (used, total) = self.kv_peak;
+        if total == 0 { 0.0 } else { used as f64 / total as f64 }
     }
 
     /// Running sequences averaged over the time in which steps ran; `None` before the first.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::confidence::Interval;
-use super::distribution::Distribution;
+use super::distribution::{Distribution, Figures};
 use super::histogram::RELATIVE_ERROR;
 use super::recorder::{Recorder, Tally};
 use crate::request::FinishReason;
@@ -58,21 +58,21 @@ pub struct Stats {
 }
 
 impl Stats {
-    fn of(values: &mut Distribution) -> Self {
+    fn of(values: &Distribution) -> Self {
         let to_ms = |ns: f64| ns / 1e6;
-        let percentiles = values.percentiles(&[50.0, 90.0, 95.0, 99.0]);
-        let percentile = |i: usize| percentiles.as_ref().map(|p| to_ms(p[i]));
+        let figures = values.figures(&[50.0, 90.0, 95.0, 99.0]);
+        let figure = |of: fn(&Figures) -> f64| figures.as_ref().map(of).map(to_ms);
         let approximate = values.is_approximate();
         Self {
-            mean: values.mean().map(to_ms),
-            median: percentile(0),
-            p90: percentile(1),
-            p95: percentile(2),
-            p99: percentile(3),
-            std: values.std().map(to_ms),
-            min: values.min().map(to_ms),
-            max: values.max().map(to_ms),
-            count: Count::new(values.count()),
+            mean: figure(|f| f.mean),
+            median: figure(|f| f.percentiles[0]),
+            p90: figure(|f| f.percentiles[1]),
+            p95: figure(|f| f.percentiles[2]),
+            p99: figure(|f| f.percentiles[3]),
+            std: figure(|f| f.std),
+            min: figure(|f| f.min),
+            max: figure(|f| f.max),
+            count: Count::new(figures.as_ref().map_or(0, |f| f.count)),
             approximate,
             relative_error: approximate.then_some(RELATIVE_ERROR),
         }
@@ -175,7 +175,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub(super) fn of(recorder: &mut Recorder) -> Self {
+    pub(super) fn of(recorder: &Recorder) -> Self {
         let end = recorder.end();
         let Recorder { measure, latencies, tally, steps, .. } = recorder;
         let counted = measure.convention.count(measure, tally, end);
@@ -209,19 +209,19 @@ impl Summary {
             output_throughput_answered: counted.answered_tokens.map(rate),
             request_throughput: rate(counted.requests),
             total_token_throughput: rate(counted.input_tokens + counted.output_tokens),
-            ttft_ms: Stats::of(&mut latencies.ttft),
-            tpot_ms: Stats::of(&mut latencies.tpot),
-            itl_ms: Stats::of(&mut latencies.itl),
-            e2el_ms: Stats::of(&mut latencies.e2el),
-            normalized_latency_ms: Stats::of(&mut latencies.normalized),
-            queue_ms: Stats::of(&mut latencies.queue),
+            ttft_ms: Stats::of(&latencies.ttft),
+            tpot_ms: Stats::of(&latencies.tpot),
+            itl_ms: Stats::of(&latencies.itl),
+            e2el_ms: Stats::of(&latencies.e2el),
+            normalized_latency_ms: Stats::of(&latencies.normalized),
+            queue_ms: Stats::of(&latencies.queue),
             batch_size: BatchSize {
                 mean: steps.mean_batch(),
                 max: Count::new(steps.max_batch.into()),
             },
             preemptions: Count::new(steps.preemptions),
             kv_blocks_total: Count::new(steps.kv_total),
-            kv_usage_peak: steps.kv_usage_peak,
+            kv_usage_peak: steps.kv_usage_peak(),
             steps: steps.by_kind().map(|(k, n, _)| (k.name().to_owned(), Count::new(n))).collect(),
             time: TimeBreakdown {
                 busy_s,

@@ -33,6 +33,16 @@ struct Bin {
     kv_used: Option<f64>,
 }
 
+impl Bin {
+    /// A step ran for `span` nanoseconds.
+    #[inline]
+    fn add(&mut self, span: u64, occupancy: &Occupancy) {
+        self.busy += span;
+        self.running += u128::from(occupancy.running) * u128::from(span);
+        self.waiting += u128::from(occupancy.waiting) * u128::from(span);
+    }
+}
+
 /// A point of the timeline, for plots.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
@@ -61,16 +71,28 @@ impl Timeline {
         if end <= start {
             return;
         }
+        let last = (end.as_nanos() - 1) >> self.shift;
+        // Most steps are short against a bin.
+        if start.as_nanos() >> self.shift == last
+            && let Some(bin) = self.bins.get_mut(last as usize)
+        {
+            bin.add(end.as_nanos() - start.as_nanos(), occupancy);
+            self.end = self.end.max(end);
+            return;
+        }
+        self.add_across(start, end, occupancy);
+    }
+
+    /// The same where bins have to be made, or where the time lies in more than one.
+    #[inline(never)]
+    fn add_across(&mut self, start: SimTime, end: SimTime, occupancy: &Occupancy) {
         self.reach(end);
         let (start, end) = (start.as_nanos(), end.as_nanos());
         let mut from = start;
         while from < end {
             let index = from >> self.shift;
             let to = end.min((index + 1) << self.shift);
-            let (bin, span) = (&mut self.bins[index as usize], to - from);
-            bin.busy += span;
-            bin.running += u128::from(occupancy.running) * u128::from(span);
-            bin.waiting += u128::from(occupancy.waiting) * u128::from(span);
+            self.bins[index as usize].add(to - from, occupancy);
             from = to;
         }
     }

@@ -211,7 +211,11 @@ impl Scheduler for VllmV1 {
     }
 
     fn advance(&mut self, turns: u32) {
-        self.take_steady_turns(turns);
+        self.take_steady_turns(turns, &mut []);
+    }
+
+    fn advance_noting(&mut self, turns: u32, kv_used: &mut [u64]) {
+        self.take_steady_turns(turns, kv_used);
     }
 
     fn has_work(&self) -> bool {

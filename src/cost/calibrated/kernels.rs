@@ -1,6 +1,6 @@
 //! The GPU side of a step on one rank.
 
-use crate::cost::attention::{AttentionForm, AttentionShape};
+use crate::cost::attention::{AttentionForm, AttentionShape, PrefillAlone};
 use crate::cost::collectives::CollectiveForm;
 use crate::cost::elementwise::{ElementwiseForm, SamplerForm, layer_bytes_per_token};
 use crate::cost::gemm::{GemmForm, GemmWork};
@@ -221,8 +221,12 @@ impl Kernels {
         self.attention.decode_curve(&self.shape, sequences)
     }
 
-    pub fn prefill_attention(&self, shape: &StepShape) -> SimDuration {
-        SimDuration::from_secs_f64(self.attention.with_prefill(&self.shape, shape))
+    pub fn prefill_alone(&self, shape: &StepShape) -> PrefillAlone {
+        self.attention.prefill_alone(&self.shape, shape)
+    }
+
+    pub fn prefill_attention(&self, shape: &StepShape, alone: &PrefillAlone) -> SimDuration {
+        SimDuration::from_secs_f64(self.attention.beside_prefill(&self.shape, shape, alone))
     }
 
     /// The least trusted number behind each term.

@@ -17,11 +17,11 @@ impl<T: Copy> Memo<T> {
     }
 
     #[inline]
-    pub fn get(&self, key: u64) -> Option<T> {
+    pub fn get(&self, key: u64) -> Option<&T> {
         if key < DENSE {
-            self.dense.get(key as usize).copied().flatten()
+            self.dense.get(key as usize).and_then(Option::as_ref)
         } else {
-            self.sparse.get(&key).copied()
+            self.sparse.get(&key)
         }
     }
 

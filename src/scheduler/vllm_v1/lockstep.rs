@@ -121,7 +121,13 @@ impl Lockstep {
     /// The class that crosses `turns` turns after the next; `turns` is below the block size.
     fn class_after(&self, turns: usize) -> usize {
         let classes = self.class_sizes.len();
-        (self.crossing + classes - turns) % classes
+        if turns <= self.crossing { self.crossing - turns } else { self.crossing + classes - turns }
+    }
+
+    /// The blocks that the last of the next `turns` turns takes.
+    pub(super) fn blocks_for_turn(&self, turns: u32) -> u32 {
+        let last = (turns as usize - 1) % self.class_sizes.len();
+        self.class_sizes[self.class_after(last)]
     }
 
     /// The class of a sequence: constant as long as it misses no turn.

@@ -1,5 +1,7 @@
 //! Turns that only repeat the newest step.
 
+use crate::kv_cache::KvCacheManager;
+
 use super::VllmV1;
 
 impl VllmV1 {
@@ -21,20 +23,33 @@ impl VllmV1 {
         self.lockstep.turns_within(self.kv.free_blocks(), most)
     }
 
-    /// Takes that many turns at once, or fewer.
-    pub(super) fn take_steady_turns(&mut self, turns: u32) {
+    /// Takes that many turns at once, or fewer, and notes the blocks held after each of the last
+    /// `kv_used.len()` of them.
+    pub(super) fn take_steady_turns(&mut self, turns: u32, kv_used: &mut [u64]) {
         if turns == 0 {
             return;
         }
+        let held = |kv: &KvCacheManager| kv.usable_blocks() - kv.free_blocks();
         if self.kv.is_identified() {
             // Which block goes where is part of the result, so they are handed out turn by turn.
-            for _ in 0..turns {
+            let before = turns - u32::try_from(kv_used.len()).expect("no more than the turns");
+            for _ in 0..before {
                 self.take_lockstep_blocks(None);
                 self.lockstep.tick();
+            }
+            for noted in kv_used {
+                self.take_lockstep_blocks(None);
+                self.lockstep.tick();
+                *noted = held(&self.kv).into();
             }
         } else {
             let blocks = self.lockstep.blocks_for_turns(turns);
             self.kv.take_counted(u32::try_from(blocks).expect("no more than there are free"));
+            let mut after = u64::from(held(&self.kv));
+            for (turn, noted) in (1..=turns).rev().zip(kv_used.iter_mut().rev()) {
+                *noted = after;
+                after -= u64::from(self.lockstep.blocks_for_turn(turn));
+            }
             self.lockstep.tick_many(turns);
         }
         let oldest = self.lockstep.turn() + 1 - self.in_flight.len() as u64;
