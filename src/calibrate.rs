@@ -2,5 +2,6 @@
 //!
 //! A table ([`table`]) holds timed kernels, whoever timed them; [`fit`] is the least-squares solver.
 
+pub mod device;
 pub mod fit;
 pub mod table;
