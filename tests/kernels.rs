@@ -52,7 +52,15 @@ fn build(folder: &Path) -> Option<PathBuf> {
     };
     let library = folder.join("kernels.so");
     let done = Command::new(&compiler)
-        .args(["-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-DSERVESIM_HOST", "-shared", "-fPIC", "-o"])
+        .args([
+            "-std=c++17",
+            "-O2",
+            "-U_FORTIFY_SOURCE",
+            "-DSERVESIM_HOST",
+            "-shared",
+            "-fPIC",
+            "-o",
+        ])
         .arg(&library)
         .arg(kernels().join("host/kernels.cpp"))
         .output()

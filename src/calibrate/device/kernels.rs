@@ -92,10 +92,7 @@ pub trait Runner {
 }
 
 /// Uploads plain numbers.
-pub fn uploaded<T: pack::Plain>(
-    runner: &dyn Runner,
-    values: &[T],
-) -> Result<Buffer, RunnerError> {
+pub fn uploaded<T: pack::Plain>(runner: &dyn Runner, values: &[T]) -> Result<Buffer, RunnerError> {
     let bytes = pack::to_bytes(values);
     let buffer = runner.allocate(bytes.len() as u64)?;
     runner.upload(buffer, &bytes)?;

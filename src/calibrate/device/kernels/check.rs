@@ -58,9 +58,7 @@ fn compare(
     for (got, want) in got.iter().zip(want) {
         let off = (got - want).abs() / want.abs().max(typical).max(f64::MIN_POSITIVE);
         // `max` would pass over what is no number.
-        if !(off <= error) {
-            error = off;
-        }
+        error = if off.is_nan() { f64::INFINITY } else { error.max(off) };
     }
     Checked { kernel, problem, error, tolerance }
 }
@@ -352,4 +350,20 @@ fn elementwise(runner: &dyn Runner, checked: &mut Vec<Checked>) -> Result<(), Ru
         tolerance: 0.0,
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_is_no_number_fails_wherever_it_stands() {
+        let want = [1.0, 2.0, 3.0];
+        let passed = |got: &[f64]| compare("x", String::new(), (got, &want), 1e-3).passed();
+        assert!(passed(&[1.0, 2.001, 3.0]));
+        for got in [&[f64::NAN, 2.0, 3.0], &[1.0, 2.0, f64::NAN], &[1.0, 2.1, 3.0]] {
+            assert!(!passed(got), "{got:?}");
+        }
+        assert!(!passed(&[1.0, 2.0]));
+    }
 }

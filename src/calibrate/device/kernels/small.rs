@@ -20,8 +20,7 @@ pub fn empty() -> Launch {
 /// Halves between `-scale` and `scale`, as [`half_noise`](super::pack::half_noise) has them.
 pub fn fill_halves(out: Buffer, seed: u32, scale: f32) -> Launch {
     let count = out.bytes / 2;
-    let arguments =
-        [out.into(), Argument::U64(count), Argument::U32(seed), scale.into()];
+    let arguments = [out.into(), Argument::U64(count), Argument::U32(seed), scale.into()];
     launch("fill_halves", grid_for(count), 0, arguments)
 }
 
@@ -58,13 +57,8 @@ pub fn stream_copy(to: Buffer, from: Buffer, blocks: usize) -> Launch {
 
 /// `out[i]` is the sum of `rows[rank * pitch + i]` over ranks; `count` is even.
 pub fn add_rows(out: Buffer, rows: Buffer, count: u64, pitch: u64, ranks: usize) -> Launch {
-    let arguments = [
-        out.into(),
-        rows.into(),
-        Argument::U64(count),
-        Argument::U64(pitch),
-        int(ranks).into(),
-    ];
+    let arguments =
+        [out.into(), rows.into(), Argument::U64(count), Argument::U64(pitch), int(ranks).into()];
     launch("add_rows", grid_for(count), 0, arguments)
 }
 
@@ -79,8 +73,7 @@ pub fn add_rms_norm(
     tokens: usize,
     hidden: usize,
 ) -> Launch {
-    let arguments =
-        [x.into(), residual.into(), weight.into(), int(hidden).into(), EPSILON.into()];
+    let arguments = [x.into(), residual.into(), weight.into(), int(hidden).into(), EPSILON.into()];
     launch("add_rms_norm", tokens, 32, arguments)
 }
 
@@ -114,8 +107,7 @@ pub fn write_kv(
     slots: Buffer,
     (tokens, width): (usize, usize),
 ) -> Launch {
-    let arguments =
-        [keys.into(), values.into(), from.into(), slots.into(), int(width).into()];
+    let arguments = [keys.into(), values.into(), from.into(), slots.into(), int(width).into()];
     launch("write_kv", tokens, 0, arguments)
 }
 
