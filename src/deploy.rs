@@ -18,7 +18,7 @@ use crate::scheduler::Scheduler;
 use crate::scheduler::tgi::TgiStartError;
 use crate::scheduler::tgis::TgisStartError;
 use crate::time::{SimDuration, SimTime};
-use crate::workload::{ArrivalProcess, ClosedLoop, Lengths, OpenLoop, Workload};
+use crate::workload::{Arrivals, ClosedLoop, Lengths, OpenLoop, Workload};
 
 use engine_config::EngineConfig;
 
@@ -156,19 +156,17 @@ impl<'a> Deployment<'a> {
 
     fn workload(&self, seed: u64) -> Box<dyn Workload> {
         let spec = &self.scenario.workload;
-        let lengths =
-            |clients| Lengths::new(spec.lengths.pairs.clone(), spec.lengths.order, clients, seed);
-        let open = |process| {
-            Box::new(OpenLoop::new(process, lengths(1), spec.num_requests, spec.duration, seed))
-        };
-        match spec.arrivals {
-            ArrivalSpec::ClosedLoop { clients, think_time } => {
+        let lengths = |clients| Lengths::new(&spec.lengths.source, clients, seed, 0);
+        match &spec.arrivals {
+            &ArrivalSpec::ClosedLoop { clients, think_time } => {
                 let turn_round = self.profiles.deployment.profile.client_turn_round.value.get();
                 let pause = think_time + SimDuration::from_secs_f64(turn_round);
                 Box::new(ClosedLoop::new(clients, lengths(clients), pause, spec.num_requests))
             }
-            ArrivalSpec::Constant { request_rate: rate } => open(ArrivalProcess::Constant { rate }),
-            ArrivalSpec::Poisson { request_rate: rate } => open(ArrivalProcess::Poisson { rate }),
+            ArrivalSpec::Open(process) => {
+                let arrivals = Arrivals::new(process, spec.num_requests, spec.duration, seed);
+                Box::new(OpenLoop::new(arrivals, lengths(1)))
+            }
         }
     }
 }

@@ -13,19 +13,30 @@ pub enum Use {
     Arrivals,
     /// Lengths of prompts and outputs.
     Lengths,
-    /// Everything that one closed-loop client draws.
+    /// Prompts that one closed-loop client draws.
     Client(u32),
+    /// Outputs that one client draws, where they do not come with the prompt.
+    Outputs(u32),
+    /// States of a modulated arrival process.
+    Modulation,
 }
 
 /// The stream of `seed` for one use. The same on every platform.
 pub fn stream(seed: u64, purpose: Use) -> ChaCha8Rng {
+    tenant_stream(seed, 0, purpose)
+}
+
+/// The same for one of several tenants, of which each draws from streams of its own.
+pub fn tenant_stream(seed: u64, tenant: u16, purpose: Use) -> ChaCha8Rng {
     let (kind, index) = match purpose {
         Use::Arrivals => (1u64, 0),
         Use::Lengths => (2, 0),
         Use::Client(index) => (3, index),
+        Use::Outputs(index) => (4, index),
+        Use::Modulation => (5, 0),
     };
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(kind << 32 | u64::from(index));
+    rng.set_stream(u64::from(tenant) << 48 | kind << 32 | u64::from(index));
     rng
 }
 
@@ -35,9 +46,18 @@ mod tests {
     use rand::Rng;
 
     #[test]
-    fn streams_differ_by_use_and_repeat_by_seed() {
-        let draw = |seed, purpose| stream(seed, purpose).next_u64();
-        let all = [Use::Arrivals, Use::Lengths, Use::Client(0), Use::Client(1)];
+    fn streams_differ_by_use_and_tenant_and_repeat_by_seed() {
+        let draw = |seed, (tenant, purpose)| tenant_stream(seed, tenant, purpose).next_u64();
+        let all = [
+            (0, Use::Arrivals),
+            (0, Use::Lengths),
+            (0, Use::Client(0)),
+            (0, Use::Client(1)),
+            (0, Use::Outputs(0)),
+            (0, Use::Modulation),
+            (1, Use::Lengths),
+            (2, Use::Lengths),
+        ];
         for (i, &a) in all.iter().enumerate() {
             assert_eq!(draw(7, a), draw(7, a));
             assert_ne!(draw(7, a), draw(8, a));

@@ -35,7 +35,7 @@ use crate::metrics::Convention;
 use crate::model::{KvCacheDtype, ModelConfig, WeightPrecision};
 use crate::time::SimDuration;
 use crate::units::UsdPerHour;
-use crate::workload::{LengthOrder, LengthPair};
+use crate::workload::{ArrivalProcess, LengthSource};
 
 pub use defaults::EffectiveSettings;
 pub use diagnostic::Diagnostics;
@@ -146,10 +146,9 @@ pub struct WorkloadSpec {
 pub enum ArrivalSpec {
     /// Each client sends its next request `think_time` after its last answer.
     ClosedLoop { clients: u32, think_time: SimDuration },
-    /// Equal gaps; `request_rate` per second, above zero.
-    Constant { request_rate: f64 },
-    /// Exponential gaps.
-    Poisson { request_rate: f64 },
+    /// Requests that wait for no answer.
+    #[serde(untagged)]
+    Open(ArrivalProcess),
 }
 
 impl ArrivalSpec {
@@ -159,15 +158,11 @@ impl ArrivalSpec {
 }
 
 /// Prompt and output lengths; a fixed length is a list of one.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug)]
 pub struct LengthSpec {
-    /// The embedded data set or the file, or `fixed`.
+    /// The embedded data set or the file, or the kind of distribution.
     pub name: String,
-    /// Never empty.
-    #[serde(serialize_with = "lengths::summarise")]
-    pub pairs: Arc<[LengthPair]>,
-    pub order: LengthOrder,
+    pub source: LengthSource,
 }
 
 #[derive(Clone, Debug, Serialize)]

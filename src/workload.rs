@@ -1,6 +1,7 @@
 //! What clients send and when. A workload is pulled by the engine as simulated time passes, so that
 //! memory does not grow with the number of requests.
 
+mod arrival;
 mod closed_loop;
 mod length;
 mod open_loop;
@@ -9,9 +10,10 @@ use crate::engine::observer::RequestRecord;
 use crate::request::RequestSpec;
 use crate::time::SimTime;
 
+pub use arrival::{ArrivalProcess, Arrivals, RampStrategy};
 pub use closed_loop::ClosedLoop;
-pub use length::{LengthOrder, LengthPair, Lengths};
-pub use open_loop::{ArrivalProcess, OpenLoop};
+pub use length::{LengthDistribution, LengthOrder, LengthPair, LengthSource, Lengths};
+pub use open_loop::OpenLoop;
 
 /// A source of requests. Arrival times never decrease.
 pub trait Workload {

@@ -17,7 +17,8 @@ use servesim::scheduler::vllm_v0::{VllmV0, VllmV0Config, VllmV0Rules};
 use servesim::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 use servesim::time::{SimDuration, SimTime};
 use servesim::workload::{
-    ArrivalProcess, ClosedLoop, LengthOrder, LengthPair, Lengths, OpenLoop, Workload,
+    ArrivalProcess, Arrivals, ClosedLoop, LengthOrder, LengthPair, LengthSource, Lengths, OpenLoop,
+    Workload,
 };
 
 #[derive(Clone, Debug)]
@@ -58,13 +59,15 @@ impl SchedulerCase {
 fn run(case: &Case, step_by_step: bool) -> (RunTotals, Digest) {
     let clients = if case.closed { case.clients } else { 1 };
     let order = LengthOrder::PerClientShuffle;
-    let lengths = Lengths::new(case.pairs.clone().into(), order, clients, case.seed);
+    let source = LengthSource::Pairs { pairs: case.pairs.clone().into(), order };
+    let lengths = Lengths::new(&source, clients, case.seed, 0);
     let workload: Box<dyn Workload> = if case.closed {
         let pause = SimDuration::from_millis(case.pause_ms);
         Box::new(ClosedLoop::new(clients, lengths, pause, Some(case.requests)))
     } else {
-        let process = ArrivalProcess::Poisson { rate: case.rate };
-        Box::new(OpenLoop::new(process, lengths, Some(case.requests), None, case.seed))
+        let process = ArrivalProcess::Poisson { request_rate: case.rate, rescale: false };
+        let arrivals = Arrivals::new(&process, Some(case.requests), None, case.seed);
+        Box::new(OpenLoop::new(arrivals, lengths))
     };
     let stop_at = case.stop_ms.map(|ms| SimTime::from_nanos(ms * 1_000_000));
     let options = RunOptions { stop_at, step_by_step, ..RunOptions::default() };

@@ -387,6 +387,11 @@ pub struct WorkloadArgs {
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub arrivals: Arrivals,
 
+    /// Shape of the gaps' Gamma (or Weibull) distribution: below 1 in bursts, 1 Poisson, above more
+    /// even
+    #[arg(long, value_name = "SHAPE", allow_negative_numbers = true)]
+    pub burstiness: Option<String>,
+
     /// Replay the arrivals and lengths of a file
     #[arg(long, value_name = "FILE")]
     pub trace: Option<String>,
@@ -453,17 +458,33 @@ pub enum Arrivals {
     Poisson,
     /// Equal gaps
     Constant,
+    /// Gamma-distributed gaps of the shape --burstiness, as in vllm bench serve
+    Gamma,
+    /// Weibull-distributed gaps of that shape
+    Weibull,
 }
 
 impl WorkloadArgs {
     fn overrides(&self) -> Vec<Override> {
-        let rate_key = match self.arrivals {
-            Arrivals::Poisson => "workload.poisson.request-rate",
-            Arrivals::Constant => "workload.constant.request-rate",
+        // As in vllm bench serve, a burstiness alone means Gamma.
+        let (rate_key, burstiness_key) = match (self.arrivals, &self.burstiness) {
+            (Arrivals::Constant, _) => {
+                ("workload.constant.request-rate", "workload.constant.burstiness")
+            }
+            (Arrivals::Poisson, None) => {
+                ("workload.poisson.request-rate", "workload.gamma.burstiness")
+            }
+            (Arrivals::Poisson | Arrivals::Gamma, _) => {
+                ("workload.gamma.request-rate", "workload.gamma.burstiness")
+            }
+            (Arrivals::Weibull, _) => {
+                ("workload.weibull.request-rate", "workload.weibull.burstiness")
+            }
         };
         valued(&[
             ("--concurrency", "workload.closed-loop.clients", &self.concurrency),
             ("--request-rate", rate_key, &self.request_rate),
+            ("--burstiness", burstiness_key, &self.burstiness),
             ("--trace", "workload.trace.file", &self.trace),
             ("--lengths", "workload.lengths.dataset", &self.lengths),
             ("--input-len", "workload.lengths.fixed.input", &self.input_len),
@@ -550,6 +571,23 @@ mod tests {
             scenario_args(&["--enable-prefix-caching", "--no-enable-prefix-caching"]).overrides();
         let key = "engine.*.enable-prefix-caching";
         assert_eq!(args, [Override::switch("--no-enable-prefix-caching", key, false)]);
+    }
+
+    #[test]
+    fn a_burstiness_makes_the_gaps_gamma() {
+        let flags = |more: &[&str]| {
+            let flags = [&["--request-rate", "2", "--burstiness", "0.5"], more].concat();
+            scenario_args(&flags).overrides()
+        };
+        let want = |kind: &str| {
+            let key = |key: &str| format!("workload.{kind}.{key}");
+            [
+                Override::flag("--request-rate", &key("request-rate"), "2"),
+                Override::flag("--burstiness", &key("burstiness"), "0.5"),
+            ]
+        };
+        assert_eq!(flags(&[]), want("gamma"));
+        assert_eq!(flags(&["--arrivals", "weibull"]), want("weibull"));
     }
 
     #[test]

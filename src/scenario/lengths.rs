@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use include_dir::{Dir, include_dir};
-use serde::Serializer;
 use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
+use super::LengthSpec;
 use super::diagnostic::{Diagnostic, SourceId, Span};
-use crate::workload::LengthPair;
+use crate::workload::{LengthPair, LengthSource};
 
 static DATA: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/scenarios/data");
 
@@ -33,7 +34,7 @@ const COLUMNS: [(&str, &str); 4] = [
 ];
 
 /// Longest prompt or output; the limit of a model's positions (`max_position_embeddings`).
-const MAX_TOKENS: u32 = 1 << 30;
+pub const MAX_TOKENS: u32 = 1 << 30;
 
 /// Reports beyond this many lines are noise: a wrong file is wrong everywhere.
 const MAX_ERRORS: usize = 10;
@@ -195,20 +196,50 @@ fn shorten(text: &str) -> String {
     short
 }
 
-/// A list may have millions of pairs: JSON gets its size and its means.
-pub fn summarise<S: Serializer>(pairs: &Arc<[LengthPair]>, ser: S) -> Result<S::Ok, S::Error> {
-    let count = pairs.len().max(1) as f64;
-    let mean = |get: fn(&LengthPair) -> u32| {
-        pairs.iter().map(|pair| f64::from(get(pair))).sum::<f64>() / count
-    };
-    let max = |get: fn(&LengthPair) -> u32| pairs.iter().map(get).max().unwrap_or(0);
-    let mut out = ser.serialize_struct("Lengths", 5)?;
-    out.serialize_field("count", &pairs.len())?;
-    out.serialize_field("mean-input", &mean(|pair| pair.input))?;
-    out.serialize_field("mean-output", &mean(|pair| pair.output))?;
-    out.serialize_field("max-input", &max(|pair| pair.input))?;
-    out.serialize_field("max-output", &max(|pair| pair.output))?;
-    out.end()
+impl Serialize for LengthSpec {
+    /// A list may have millions of pairs: JSON gets its size and its means.
+    fn serialize<S: Serializer>(&self, ser: S) -> Result<S::Ok, S::Error> {
+        let mut out = ser.serialize_struct("Lengths", 3)?;
+        out.serialize_field("name", &self.name)?;
+        match &self.source {
+            LengthSource::Pairs { pairs, order } => {
+                out.serialize_field("pairs", &PairsSummary::of(pairs))?;
+                out.serialize_field("order", order)?;
+            }
+            LengthSource::Drawn { input, output } => {
+                out.serialize_field("input", input)?;
+                out.serialize_field("output", output)?;
+            }
+        }
+        out.end()
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct PairsSummary {
+    count: usize,
+    mean_input: f64,
+    mean_output: f64,
+    max_input: u32,
+    max_output: u32,
+}
+
+impl PairsSummary {
+    fn of(pairs: &[LengthPair]) -> Self {
+        let count = pairs.len().max(1) as f64;
+        let mean = |get: fn(&LengthPair) -> u32| {
+            pairs.iter().map(|pair| f64::from(get(pair))).sum::<f64>() / count
+        };
+        let max = |get: fn(&LengthPair) -> u32| pairs.iter().map(get).max().unwrap_or(0);
+        Self {
+            count: pairs.len(),
+            mean_input: mean(|pair| pair.input),
+            mean_output: mean(|pair| pair.output),
+            max_input: max(|pair| pair.input),
+            max_output: max(|pair| pair.output),
+        }
+    }
 }
 
 #[cfg(test)]

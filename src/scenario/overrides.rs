@@ -8,6 +8,7 @@ use super::document::{self, Node, Table, Value};
 use super::registry::Registry;
 use super::schema;
 use super::validate::engine::{absent_settings, foreign_tables};
+use super::validate::workload::arrivals;
 use crate::engine_name::EngineFamily;
 
 /// One flag: a dotted key of the scenario, its value, and how the user wrote it.
@@ -69,8 +70,6 @@ impl Override {
 
 /// Keys of which one replaces the others: setting the first by a flag drops the others' lines.
 const EXCLUSIVE: &[(&str, &[&str])] = &[
-    ("model.name", &["model.config"]),
-    ("model.config", &["model.name"]),
     // A pinned price is that of the machine it was pinned for.
     (
         "hardware.instance",
@@ -80,13 +79,43 @@ const EXCLUSIVE: &[(&str, &[&str])] = &[
     ("hardware.num-gpus", &["hardware.price"]),
     ("hardware.price-kind", &["hardware.price"]),
     ("hardware.price-list", &["hardware.price"]),
-    ("workload.closed-loop", &["workload.constant", "workload.poisson", "workload.drain"]),
-    ("workload.constant", &["workload.closed-loop", "workload.poisson"]),
-    ("workload.poisson", &["workload.closed-loop", "workload.constant"]),
-    ("workload.duration", &["workload.num-requests"]),
-    ("workload.num-requests", &["workload.duration"]),
-    ("workload.lengths.dataset", &["workload.lengths.fixed"]),
-    ("workload.lengths.fixed", &["workload.lengths.dataset"]),
+    ("workload.closed-loop", &["workload.drain"]),
+    ("workload.lengths.dataset", LENGTH_KINDS),
+];
+
+const LENGTH_KINDS: &[&str] = &[
+    "workload.lengths.fixed",
+    "workload.lengths.uniform",
+    "workload.lengths.normal",
+    "workload.lengths.log-normal",
+    "workload.lengths.zipf",
+    "workload.lengths.histogram",
+];
+
+/// Keys of which there is one: setting any by a flag drops the others' lines. Of lengths there is
+/// one for prompts and one for outputs, so a flag for the one leaves the other.
+const ONE_OF: &[&[&str]] = &[
+    &["model.name", "model.config"],
+    &arrivals::KINDS,
+    &["workload.duration", "workload.num-requests"],
+    &[
+        "workload.lengths.dataset",
+        "workload.lengths.fixed.input",
+        "workload.lengths.uniform.input",
+        "workload.lengths.normal.input",
+        "workload.lengths.log-normal.input",
+        "workload.lengths.zipf.input",
+        "workload.lengths.histogram.input",
+    ],
+    &[
+        "workload.lengths.dataset",
+        "workload.lengths.fixed.output",
+        "workload.lengths.uniform.output",
+        "workload.lengths.normal.output",
+        "workload.lengths.log-normal.output",
+        "workload.lengths.zipf.output",
+        "workload.lengths.histogram.output",
+    ],
 ];
 
 /// A setting that several families have under different names: generic, then per family.
@@ -298,12 +327,36 @@ fn drop_excluded(
     let from_file = |table: &Table, path: &str| {
         table.find(path).is_some_and(|node| Some(node.key_span.source) == file)
     };
-    for (set, others) in EXCLUSIVE {
-        let sets =
-            path.strip_prefix(set).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        for other in others.iter().filter(|_| sets) {
+    // A table that is set whole sets the keys in it.
+    let sets = |key: &str| {
+        let below = |long: &str, short: &str| {
+            let rest = long.strip_prefix(short)?;
+            if rest.is_empty() {
+                Some(String::new())
+            } else {
+                rest.strip_prefix('.').map(Into::into)
+            }
+        };
+        below(&path, key).is_some()
+            || below(key, &path).is_some_and(|rest| match value {
+                Value::Table(table) => table.find(&rest).is_some(),
+                _ => false,
+            })
+    };
+    for (set, others) in EXCLUSIVE.iter().filter(|(set, _)| sets(set)) {
+        debug_assert!(schema::at_path(registry.schema(), set).is_some(), "{set} is no key");
+        for other in *others {
             if from_file(table, other) {
                 table.remove_path(other);
+            }
+        }
+    }
+    for group in ONE_OF {
+        for set in group.iter().filter(|key| sets(key)) {
+            for other in group.iter().filter(|other| *other != set) {
+                if from_file(table, other) {
+                    table.remove_path(other);
+                }
             }
         }
     }

@@ -4,6 +4,8 @@
 //! bounds; `shape` checks a file against that schema before these structs are filled, so a key is
 //! described in one place only. Places in the text stay with the tree of `document`.
 
+mod workload;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -13,7 +15,8 @@ use crate::model::{DtypeSetting, WeightFormat};
 use crate::named::named_enum;
 use crate::time::SimDuration;
 use crate::units::UsdPerHour;
-use crate::workload::LengthOrder;
+
+pub use workload::*;
 
 use super::settings::{StaticSettings, TgiSettings, TgisSettings, VllmSettings};
 
@@ -98,75 +101,6 @@ pub struct RawEngine {
     /// Settings of static.
     #[serde(rename = "static")]
     pub static_batch: Option<StaticSettings>,
-}
-
-/// Arrivals, lengths and the end of the run. Exactly one table of arrivals.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct RawWorkload {
-    /// When clients stop sending (default 240s in a closed loop that has no num-requests).
-    pub duration: Option<SimDuration>,
-    /// How many requests are sent (default 1000 in an open loop that has no duration).
-    #[schemars(range(min = 1, max = 1_000_000_000_u64))]
-    pub num_requests: Option<u64>,
-    /// Seed of all random streams (default 1).
-    pub seed: Option<u64>,
-    /// In an open loop, serve what has arrived by the end (default true).
-    pub drain: Option<bool>,
-    /// Closed loop: each client sends its next request when the last is answered.
-    pub closed_loop: Option<RawClosedLoop>,
-    /// Open loop with equal gaps between arrivals.
-    pub constant: Option<RawOpenLoop>,
-    /// Open loop with exponential gaps between arrivals.
-    pub poisson: Option<RawOpenLoop>,
-    /// Lengths of prompts and outputs. Exactly one of dataset and fixed.
-    pub lengths: RawLengths,
-}
-
-/// Clients that wait for their answer.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct RawClosedLoop {
-    /// Clients, each with one request in flight.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub clients: Option<u32>,
-    /// Pause between an answer and the next request (default 0s).
-    pub think_time: Option<SimDuration>,
-}
-
-/// Arrivals that do not wait for answers.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct RawOpenLoop {
-    /// Requests per second.
-    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000))]
-    pub request_rate: Option<f64>,
-}
-
-/// Lengths in tokens.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct RawLengths {
-    /// An embedded data set (openorca-006), or the path of a CSV with the columns input_tokens and
-    /// output_tokens.
-    pub dataset: Option<String>,
-    /// Every request has the same lengths.
-    pub fixed: Option<RawFixedLengths>,
-    /// How the pairs are drawn (default per-client-shuffle in a closed loop, shuffle in an open
-    /// one).
-    pub order: Option<LengthOrder>,
-}
-
-/// One length for all requests.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct RawFixedLengths {
-    /// Prompt tokens.
-    #[schemars(range(min = 1, max = 0x4000_0000))]
-    pub input: Option<u32>,
-    /// Output tokens.
-    #[schemars(range(min = 1, max = 0x4000_0000))]
-    pub output: Option<u32>,
 }
 
 named_enum! {

@@ -38,15 +38,8 @@ const fn not_modelled(path: &'static str, what: &'static str, harmless: Harmless
 }
 
 const REFUSALS: &[Refusal] = &[
-    not_built("workload.gamma", "bursty arrivals (Gamma)"),
-    not_built("workload.mmpp", "arrivals of a Markov-modulated Poisson process"),
-    not_built("workload.diurnal", "arrivals with a daily pattern"),
-    not_built("workload.ramp", "arrivals at a rising rate"),
     not_built("workload.trace", "replay of a trace"),
     not_built("workload.sessions", "multi-turn sessions"),
-    not_built("workload.lengths.uniform", "uniformly distributed lengths"),
-    not_built("workload.lengths.log-normal", "log-normal lengths"),
-    not_built("workload.lengths.zipf", "Zipf-distributed lengths"),
     not_modelled("engine.pipeline-parallel-size", "pipeline parallelism", Harmless::One),
     not_modelled("engine.data-parallel-size", "data parallelism inside one engine", Harmless::One),
     not_modelled("engine.expert-parallel-size", "expert parallelism", Harmless::One),
@@ -108,9 +101,6 @@ impl Refusal {
 
     pub fn help(&self) -> String {
         let now = match () {
-            () if self.path.starts_with("workload.lengths.") => {
-                "use `dataset` or `fixed`, which are there now"
-            }
             () if self.path.starts_with("workload.") => {
                 "use [workload.closed-loop], [workload.constant] or [workload.poisson], which are \
                  there now"

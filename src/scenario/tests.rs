@@ -107,8 +107,8 @@ fn each_mistake_is_named_with_its_place_and_a_remedy() {
         ),
         (
             "[workload.closed-loop]\nclients = 10",
-            "[workload.gamma]\nrequest-rate = 10",
-            &["`gamma` is not built yet", "[workload.poisson]"],
+            "[workload.sessions]\nturns = 10",
+            &["`sessions` is not built yet", "[workload.poisson]"],
         ),
         ("[workload.closed-loop]\nclients = 10", "", &["no arrivals", "s.toml:16:2"]),
         ("llama-2-7b", "llama2-7b", &["unknown model", "s.toml:4:8", "\"llama-2-7b\""]),
@@ -273,11 +273,15 @@ fn set_takes_toml_and_bare_words() {
     }
 }
 
+fn poisson(request_rate: f64) -> ArrivalSpec {
+    ArrivalSpec::Open(ArrivalProcess::Poisson { request_rate, rescale: false })
+}
+
 #[test]
 fn a_flag_drops_what_it_excludes() {
     let rate = Override::flag("--request-rate", "workload.poisson.request-rate", "2.5");
     let scenario = load_text(GOOD, &[rate]).unwrap();
-    assert_eq!(scenario.workload.arrivals, ArrivalSpec::Poisson { request_rate: 2.5 });
+    assert_eq!(scenario.workload.arrivals, poisson(2.5));
 
     let engine = Override::flag("--engine", "engine.name", "tgis-2023");
     let len = Override::flag("--max-model-len", "engine.*.max-model-len", "1024");
@@ -393,7 +397,8 @@ fn the_default_scenario_is_the_first_published_run() {
         load(&embedded(DEFAULT_SCENARIO).unwrap(), &[], &MemoryFiles::default()).unwrap();
     assert_eq!(scenario.model.name, "llama-2-7b");
     assert_eq!(scenario.hardware.gpu().name, "a10g");
-    assert_eq!(scenario.workload.lengths.pairs.len(), 32);
+    let LengthSource::Pairs { pairs, .. } = &scenario.workload.lengths.source else { panic!() };
+    assert_eq!(pairs.len(), 32);
     let [note] = scenario.notes.as_slice() else { panic!("{:?}", scenario.notes) };
     assert!(note.contains("max-batch-weight = auto is assumed"), "{note}");
 }
@@ -439,6 +444,8 @@ fn names_of_embedded_scenarios_are_those_of_their_files() {
     let message = open("redhat/lama-2-7b-g5.2xlarge", &MemoryFiles::default()).unwrap_err();
     assert!(message.render(false).contains(DEFAULT_SCENARIO), "{message}");
 }
+
+mod workload;
 
 /// Values that some key takes, and values that none does.
 const VALUES: [&str; 24] = [

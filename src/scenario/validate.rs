@@ -3,7 +3,7 @@
 
 mod deployment;
 pub mod engine;
-mod workload;
+pub mod workload;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -106,6 +106,14 @@ impl Context<'_> {
             (None, None) => Diagnostic::new(format!("`{path}` is missing")),
         };
         self.errors.push(diagnostic.help(help));
+    }
+
+    /// The value of a required key; reports where it is missing.
+    fn need<T>(&mut self, value: Option<T>, path: &str, help: &str) -> Option<T> {
+        if value.is_none() {
+            self.missing(path, help);
+        }
+        value
     }
 
     /// Reads the file that the value at `path` names: relative to the scenario file if that is

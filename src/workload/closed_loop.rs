@@ -7,7 +7,7 @@ use crate::engine::observer::RequestRecord;
 use crate::request::{FinishReason, RequestSpec};
 use crate::time::{SimDuration, SimTime};
 
-use super::{Lengths, Workload};
+use super::{LengthPair, Lengths, Workload};
 
 /// A client that is refused does not ask again before this time: without it a client and a server
 /// that refuses at once would spin at one instant.
@@ -54,7 +54,8 @@ impl Workload for ClosedLoop {
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
-        self.lengths.next(client)
+        let LengthPair { input, output } = self.lengths.next(client);
+        RequestSpec { client, ..RequestSpec::fixed(input, output) }
     }
 
     fn on_reply(&mut self, record: &RequestRecord) {

@@ -1,0 +1,239 @@
+//! Arrivals and lengths: what is taken, and what is refused with which message.
+
+use super::*;
+use crate::workload::{LengthDistribution, RampStrategy};
+
+/// A file without arrivals and lengths; `workload` goes between.
+fn with(workload: &str) -> Result<Scenario, String> {
+    let text = GOOD.replace("duration = \"240s\"\n\n[workload.closed-loop]\nclients = 10\n", "");
+    let text = text.replace("[workload]\n", "");
+    let head = &text[..text.find("[workload.lengths]").unwrap()];
+    load_text(&format!("{head}{workload}"), &[])
+}
+
+/// The same with lengths that are right.
+fn arriving(workload: &str) -> Result<ArrivalProcess, String> {
+    let lengths = "\n[workload.lengths]\nfixed = { input = 9, output = 9 }\n";
+    match with(&format!("{workload}{lengths}"))?.workload.arrivals {
+        ArrivalSpec::Open(process) => Ok(process),
+        closed @ ArrivalSpec::ClosedLoop { .. } => panic!("{closed:?}"),
+    }
+}
+
+fn lengths(lengths: &str) -> Result<LengthSource, String> {
+    let text = format!("[workload.poisson]\nrequest-rate = 1\n[workload.lengths]\n{lengths}");
+    Ok(with(&text)?.workload.lengths.source)
+}
+
+#[test]
+fn every_kind_of_arrivals_has_its_defaults() {
+    let secs = SimDuration::from_secs;
+    let cases = [
+        (
+            "[workload.gamma]\nrequest-rate = 2",
+            ArrivalProcess::Gamma { request_rate: 2.0, burstiness: 1.0, rescale: false },
+        ),
+        (
+            "[workload.weibull]\nrequest-rate = 2\nburstiness = 0.5\nrescale = true",
+            ArrivalProcess::Weibull { request_rate: 2.0, burstiness: 0.5, rescale: true },
+        ),
+        (
+            "[workload.mmpp]\nrequest-rates = [0, 20]\nmean-dwell = [\"60s\", \"5s\"]",
+            ArrivalProcess::Mmpp {
+                request_rates: vec![0.0, 20.0],
+                mean_dwell: vec![secs(60), secs(5)],
+            },
+        ),
+        (
+            "[workload.diurnal]\nrequest-rate = 2",
+            ArrivalProcess::Diurnal {
+                request_rate: 2.0,
+                amplitude: 0.5,
+                period: secs(86_400),
+                peak_at: secs(43_200),
+                burstiness: 1.0,
+            },
+        ),
+        (
+            "[workload]\nduration = \"60s\"\n[workload.ramp]\nstart-rate = 1\nend-rate = 9",
+            ArrivalProcess::Ramp {
+                start_rate: 1.0,
+                end_rate: 9.0,
+                over: secs(60),
+                strategy: RampStrategy::Linear,
+                burstiness: 1.0,
+            },
+        ),
+        (
+            "[workload.spike]\nrequest-rate = 1\nspike-rate = 9\nspike-start = \"5s\"\nspike-duration = \"2s\"",
+            ArrivalProcess::Spike {
+                request_rate: 1.0,
+                spike_rate: 9.0,
+                spike_start: secs(5),
+                spike_duration: secs(2),
+                spike_every: None,
+                burstiness: 1.0,
+            },
+        ),
+    ];
+    for (text, process) in cases {
+        assert_eq!(arriving(text), Ok(process), "{text}");
+    }
+}
+
+#[test]
+fn arrivals_that_make_no_sense_are_refused_with_the_reason() {
+    let cases: &[(&str, &[&str])] = &[
+        ("[workload.gamma]\nburstiness = 2", &["`request-rate` is missing in [workload.gamma]"]),
+        (
+            "[workload.gamma]\nrequest-rate = 2\nburstiness = 0",
+            &["`workload.gamma.burstiness` must be at least 0.05", "zero"],
+        ),
+        (
+            "[workload]\nduration = \"9s\"\n[workload.gamma]\nrequest-rate = 2\nrescale = true",
+            &["rescaled to a number of requests", "the run ends by time", "num-requests"],
+        ),
+        (
+            "[workload.mmpp]\nrequest-rates = [2, 20]\nmean-dwell = [\"60s\"]",
+            &["each state has a rate and a stay", "1 stays", "2 rates"],
+        ),
+        (
+            "[workload.mmpp]\nrequest-rates = [2]\nmean-dwell = [\"60s\"]",
+            &["two states or more", "[workload.poisson]"],
+        ),
+        (
+            "[workload.mmpp]\nrequest-rates = [2, -1]\nmean-dwell = [\"60s\", \"1s\"]",
+            &["must be at least 0", "negative"],
+        ),
+        (
+            "[workload.mmpp]\nrequest-rates = [2, 1]\nmean-dwell = [60, \"1s\"]",
+            &["`workload.mmpp.mean-dwell` has no unit"],
+        ),
+        (
+            "[workload.mmpp]\nrequest-rates = [1, 3]\nmean-dwell = [\"1ns\", \"1ns\"]",
+            &["over a thousand times", "request-rate = 2"],
+        ),
+        ("[workload.diurnal]\nrequest-rate = 2\namplitude = 1.5", &["at most 1", "too large"]),
+        ("[workload.ramp]\nstart-rate = 1\nend-rate = 9", &["`over` is missing", "duration"]),
+        (
+            "[workload.ramp]\nstart-rate = 0\nend-rate = 9\nover = \"9s\"\nstrategy = \"exponential\"",
+            &["equal factors do not lead to or from zero", "\"linear\""],
+        ),
+        (
+            "[workload.ramp]\nstart-rate = 0\nend-rate = 0\nover = \"9s\"",
+            &["no request ever arrives"],
+        ),
+        (
+            "[workload.ramp]\nstart-rps = 1\nend-rate = 2\nover = \"9s\"",
+            &["unknown key `start-rps`", "+ start-rate ="],
+        ),
+        (
+            "[workload.spike]\nrequest-rate = 1\nspike-rate = 9\nspike-start = \"5s\"\nspike-duration = \"20s\"\nspike-every = \"10s\"",
+            &["begins before the last has ended", "lasts this long"],
+        ),
+        (
+            "[workload.gamma]\nrequest-rate = 1\n[workload.ramp]\nstart-rate = 1",
+            &["one kind of arrivals"],
+        ),
+    ];
+    for (text, said) in cases {
+        let message = arriving(text).expect_err(text);
+        for part in *said {
+            assert!(message.contains(part), "{text}: no {part:?} in\n{message}");
+        }
+        assert_eq!(message.matches("error: ").count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn prompt_and_output_may_be_of_different_kinds() {
+    let got =
+        lengths("log-normal.input = { median = 512, sigma = 0.8, max = 4096 }\nfixed.output = 128");
+    let want = LengthSource::Drawn {
+        input: LengthDistribution::LogNormal { median: 512.0, sigma: 0.8, min: 1, max: 4096 },
+        output: LengthDistribution::Fixed(128),
+    };
+    assert_eq!(got, Ok(want));
+    let got = lengths("uniform = { input = { min = 4, max = 9 }, output = { max = 3 } }");
+    let want = LengthSource::Drawn {
+        input: LengthDistribution::Uniform { min: 4, max: 9 },
+        output: LengthDistribution::Uniform { min: 1, max: 3 },
+    };
+    assert_eq!(got, Ok(want));
+    let got = lengths(
+        "zipf.input = { max = 9 }\n[workload.lengths.histogram.output]\nedges = [1, 10, 100]\ncounts = [3, 1]",
+    );
+    let want = LengthSource::Drawn {
+        input: LengthDistribution::Zipf { exponent: 1.0, min: 1, max: 9 },
+        output: LengthDistribution::Histogram { edges: vec![1, 10, 100], counts: vec![3.0, 1.0] },
+    };
+    assert_eq!(got, Ok(want));
+}
+
+#[test]
+fn lengths_that_make_no_sense_are_refused_with_the_reason() {
+    let cases: &[(&str, &[&str])] = &[
+        ("fixed.input = 5", &["[workload.lengths.fixed]", "`output`", "--output-len"]),
+        ("fixed = { input = 0, output = 5 }", &["must be at least 1", "zero"]),
+        (
+            "fixed.input = 5\nuniform.input = { max = 3 }\nfixed.output = 5",
+            &["the input has two distributions", "and another"],
+        ),
+        (
+            "dataset = \"openorca-006\"\nuniform.input = { max = 3 }",
+            &["a data set or from a distribution", "and a distribution"],
+        ),
+        (
+            "uniform.input = { min = 9, max = 3 }\nfixed.output = 5",
+            &["max is below min", "at least this many"],
+        ),
+        ("uniform.input = {}\nfixed.output = 5", &["`max` is missing"]),
+        ("normal.input = { mean = 9 }\nfixed.output = 5", &["`stddev` is missing"]),
+        (
+            "normal.input = { mean = 90, stddev = 1, max = 9 }\nfixed.output = 5",
+            &["the cuts leave nothing of the distribution", "below max"],
+        ),
+        (
+            "histogram.input = { edges = [1, 9], counts = [1, 2] }\nfixed.output = 5",
+            &["one edge more than bins", "2 bins", "2 edges"],
+        ),
+        (
+            "histogram.input = { edges = [1, 9, 9], counts = [1, 2] }\nfixed.output = 5",
+            &["edges of a histogram rise"],
+        ),
+        (
+            "histogram.input = { edges = [1, 9], counts = [0] }\nfixed.output = 5",
+            &["all counts are zero"],
+        ),
+        ("fixed = 5", &["`fixed` is a table"]),
+    ];
+    for (text, said) in cases {
+        let message = lengths(text).expect_err(text);
+        for part in *said {
+            assert!(message.contains(part), "{text}: no {part:?} in\n{message}");
+        }
+        assert_eq!(message.matches("error: ").count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn a_flag_for_one_side_leaves_the_other() {
+    let text = GOOD.replace(
+        "dataset = \"openorca-006\"",
+        "uniform = { input = { max = 9 }, output = { max = 7 } }",
+    );
+    let flag = Override::flag("--input-len", "workload.lengths.fixed.input", "64");
+    let source = load_text(&text, &[flag]).unwrap().workload.lengths.source;
+    let want = LengthSource::Drawn {
+        input: LengthDistribution::Fixed(64),
+        output: LengthDistribution::Uniform { min: 1, max: 7 },
+    };
+    assert_eq!(source, want);
+    let whole =
+        Override::set("workload.lengths.zipf={ input = { max = 5 }, output = { max = 6 } }");
+    let source = load_text(&text, &[whole]).unwrap().workload.lengths.source;
+    assert!(matches!(source, LengthSource::Drawn { input: LengthDistribution::Zipf { .. }, .. }));
+    let gamma = Override::set("workload.gamma.request-rate=3");
+    let scenario = load_text(&text, &[gamma]).unwrap();
+    assert!(matches!(scenario.workload.arrivals, ArrivalSpec::Open(ArrivalProcess::Gamma { .. })));
+}
