@@ -1,6 +1,7 @@
 //! From a scenario to a deployment that runs: memory plan, cost model, scheduler, workload.
 
 mod engine_config;
+pub mod rules;
 
 use std::sync::{Arc, Mutex};
 

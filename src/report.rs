@@ -9,6 +9,7 @@ pub mod json;
 pub mod listing;
 pub mod plot_data;
 pub mod requests;
+pub mod rules;
 pub mod steps;
 pub mod style;
 pub mod summary_table;

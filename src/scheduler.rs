@@ -7,6 +7,7 @@
 //! The engine drives it in this order, at every boundary between steps:
 //! `complete` (the step that has just ended), `enqueue` (arrivals so far), `abort`, `schedule`.
 
+pub mod rules;
 pub mod static_batch;
 pub mod tgi;
 pub mod tgis;

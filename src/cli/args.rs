@@ -175,6 +175,8 @@ pub enum Listed {
     Models,
     /// Engine generations
     Engines,
+    /// What their schedulers do, rule by rule
+    Rules,
     /// Scenarios that come with the program
     Scenarios,
 }

@@ -4,10 +4,11 @@ use serde_json::Value;
 
 use super::args::{Format, ListArgs, Listed};
 use super::{Failure, Outcome, output};
+use crate::deploy;
 use crate::engine_name::EngineName;
 use crate::hardware::{self, PriceKind};
 use crate::model::{self, KvCacheDtype};
-use crate::report::Listing;
+use crate::report::{Listing, rules};
 use crate::scenario::{self, DiskFiles, Registry, Source};
 use crate::units::FlopRate;
 
@@ -17,6 +18,7 @@ pub fn run(args: &ListArgs, registry: &Registry) -> Result<Outcome, Failure> {
         Listed::Instances => instances()?,
         Listed::Models => models()?,
         Listed::Engines => engines(registry),
+        Listed::Rules => all_rules(),
         Listed::Scenarios => scenarios()?,
     };
     print(&listing, args.format)?;
@@ -174,6 +176,10 @@ fn engines(registry: &Registry) -> Listing {
     listing
 }
 
+fn all_rules() -> Listing {
+    rules::listing(&deploy::rules::of_all_engines())
+}
+
 /// One line on what sets a generation apart.
 const fn describe(engine: EngineName) -> &'static str {
     match engine {
@@ -251,9 +257,14 @@ mod tests {
 
     #[test]
     fn every_list_has_rows() {
-        for listing in
-            [gpus(), instances(), models(), Ok(engines(&Registry::builtin())), scenarios()]
-        {
+        for listing in [
+            gpus(),
+            instances(),
+            models(),
+            Ok(engines(&Registry::builtin())),
+            Ok(all_rules()),
+            scenarios(),
+        ] {
             assert!(!listing.expect("catalogues that parse").is_empty());
         }
     }

@@ -10,6 +10,7 @@ use crate::scenario::registry::{Configured, Server};
 use crate::scenario::settings::{AutoOr, SchedulingPolicy};
 use crate::scenario::{EngineSpec, Scenario};
 use crate::scheduler::Scheduler;
+use crate::scheduler::rules::RuleTexts;
 use crate::scheduler::static_batch::{StaticBatch, StaticConfig};
 use crate::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
 use crate::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
@@ -137,6 +138,19 @@ impl EngineConfig {
             Self::VllmV1(config) => Box::new(VllmV1::new(config)),
             Self::Static(config) => Box::new(StaticBatch::new(config)),
             Self::Custom(engine, server) => engine.scheduler(&server),
+        }
+    }
+}
+
+impl EngineConfig {
+    /// The scheduler's rules in words; `None` where there is no original.
+    pub(super) fn rules(&self) -> Option<RuleTexts> {
+        match self {
+            Self::Tgis(config) => Some(config.describe()),
+            Self::Tgi(config) => Some(config.describe()),
+            Self::VllmV0(config) => Some(config.describe()),
+            Self::VllmV1(config) => Some(config.describe()),
+            Self::Static(_) | Self::Custom(..) => None,
         }
     }
 }

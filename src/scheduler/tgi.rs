@@ -8,6 +8,7 @@
 mod batch;
 mod blocks;
 mod call;
+mod describe;
 mod prompt;
 mod radix;
 mod rules;

@@ -8,6 +8,7 @@
 mod batch;
 mod calls;
 mod config;
+mod describe;
 mod queue;
 mod select;
 mod steady;

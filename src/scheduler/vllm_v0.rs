@@ -12,6 +12,7 @@
 //! batch (`run_each`).
 
 mod admission;
+mod describe;
 mod lockstep;
 mod rules;
 mod running;

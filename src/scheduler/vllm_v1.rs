@@ -10,6 +10,7 @@
 //! over the batch runs (`run_each`). Both give the same steps.
 
 mod admission;
+mod describe;
 mod detail;
 mod flight;
 mod lockstep;

@@ -7,7 +7,7 @@ use crate::scheduler::StepOutcome;
 use crate::time::SimTime;
 
 /// A non-streaming request notices that its client has gone only at every 16th token (A5).
-const ABORT_NOTICE_TOKENS: u32 = 16;
+pub(super) const ABORT_NOTICE_TOKENS: u32 = 16;
 
 /// A request that waits or runs.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use crate::time::{SimDuration, SimTime};
 use super::weights::{BatchStats, WeightRules, Weights};
 
 /// Later entries may pass one that does not fit only if they were queued within this time after it.
-const OVERTAKING_WINDOW: SimDuration = SimDuration::from_secs(1);
+pub(super) const OVERTAKING_WINDOW: SimDuration = SimDuration::from_secs(1);
 
 /// A waiting request as selection sees it.
 #[derive(Clone, Copy, Debug)]
