@@ -60,6 +60,7 @@ pub(super) fn memory_request(scenario: &Scenario) -> MemoryRequest<'_> {
                     AutoOr::Auto => None,
                     AutoOr::Value(weight) => Some(weight),
                 },
+                flash_attention: Some(s.flash_attention),
                 batch_safety_margin: Some(s.batch_safety_margin),
             }
         }
@@ -210,15 +211,19 @@ fn tgis(engine: EngineName, s: &TgisEffective, plan: &MemoryPlan) -> TgisConfig 
         }
     } else {
         let model = plan.tgis_memory_model.expect("the plan of tgis-2024 has a memory model");
-        let next = model.next_token_bytes_per_token.as_f64();
+        // Both samples of the estimation's decodes lie on one line.
+        let next = model.next_token_bytes_per_token;
         WeightRules::Tgis2024 {
             weight_limit: model.budget.get(),
-            prefill_linear: model.prefill_bytes_per_token.as_f64(),
-            prefill_quadratic: [0.0, 0.0],
+            prefill_linear: model.prefill_bytes_per_token,
+            prefill_quadratic: model.prefill_quadratic,
             nexttoken: [next, next],
             max_prefill_padding: s.max_prefill_padding as f32,
         }
     };
+    // The safety margin of 2024 is memory that is there, only not given out.
+    let free = plan.tgis_memory_model.map(|model| model.free / plan.kv_bytes_per_token);
+    let prefill_tokens = free.unwrap_or(2 * plan.kv_tokens);
     TgisConfig {
         batch_type,
         rules,
@@ -230,8 +235,8 @@ fn tgis(engine: EngineName, s: &TgisEffective, plan: &MemoryPlan) -> TgisConfig 
         // While decoding, the old and the new tensor stand side by side; a prefill has both halves
         // to itself (A8).
         memory: ShardMemory {
-            prefill_tokens: Some(2 * plan.kv_tokens),
-            decode_tokens: Some(plan.kv_tokens),
+            prefill_tokens: Some(prefill_tokens),
+            decode_tokens: Some(prefill_tokens / 2),
         },
     }
 }
@@ -315,5 +320,36 @@ fn vllm_v1(rules: VllmV1Rules, s: &VllmEffective, plan: &MemoryPlan) -> VllmV1Co
         long_prefill_token_threshold_adaptive: s.long_prefill_token_threshold_adaptive,
         // The one rule that is a setting: on by default since 0.20.0.
         rules: VllmV1Rules { reserve_full_isl: s.scheduler_reserve_full_isl, ..rules },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::deploy::Deployment;
+    use crate::metrics::Recorder;
+    use crate::scenario::{self, DiskFiles, Override};
+
+    /// What the estimation of 2024 is for; and the margin stays free.
+    #[test]
+    fn under_tgis_of_2024_no_request_runs_out_of_memory_padded_or_not() {
+        let source = scenario::embedded(scenario::DEFAULT_SCENARIO).expect("it is embedded");
+        for flash in ["true", "false"] {
+            let set = [
+                "engine.name=tgis-2024",
+                "engine.tgis.max-batch-size=64",
+                "engine.tgis.max-sequence-length=2048",
+                &format!("engine.tgis.flash-attention={flash}"),
+                "workload.closed-loop.clients=40",
+                "workload.duration=100s",
+            ]
+            .map(Override::set);
+            let scenario = scenario::load(&source, &set, &DiskFiles).expect("a sound scenario");
+            let deployment = Deployment::new(&scenario).expect("it starts");
+            let recorder = Recorder::new(deployment.measure());
+            let summary = deployment.simulate(1, recorder, false).1.summary();
+            assert_eq!(summary.failed.get(), 0.0, "flash {flash}");
+            let peak = summary.kv_usage_peak;
+            assert!((0.7..=0.8).contains(&peak), "flash {flash}: {peak}");
+        }
     }
 }

@@ -12,6 +12,7 @@ mod request;
 mod support;
 mod tgi;
 mod tgis;
+mod tgis_estimate;
 pub mod vllm;
 
 #[cfg(test)]
@@ -82,12 +83,26 @@ pub struct ResolvedSettings {
 /// The memory model of TGIS 2024, which bills requests in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TgisMemoryModel {
+    /// What the loaded model leaves.
+    pub free: Bytes,
     /// Free memory less the safety margin.
     pub budget: Bytes,
-    /// Bytes of peak memory per prompt token of a prefill.
-    pub prefill_bytes_per_token: Bytes,
+    /// Bytes of peak memory per prompt token of a prefill, as far as the peak is linear.
+    pub prefill_bytes_per_token: f64,
+    /// Beyond that: bytes per prompt token, and per prompt token and token of the longest prompt.
+    /// Zero where the peak is linear to the end.
+    pub prefill_quadratic: [f64; 2],
     /// Bytes of peak memory per token resident while decoding.
-    pub next_token_bytes_per_token: Bytes,
+    pub next_token_bytes_per_token: f64,
+}
+
+impl TgisMemoryModel {
+    /// What the prefill of one prompt of `length` tokens is billed.
+    pub fn prefill_bytes(&self, length: u32) -> f64 {
+        let length = f64::from(length);
+        let [per_token, per_pair] = self.prefill_quadratic;
+        (length * self.prefill_bytes_per_token).max(length * (per_token + length * per_pair))
+    }
 }
 
 /// Where the memory of one rank goes, and whether the engine starts.

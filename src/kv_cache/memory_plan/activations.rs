@@ -12,14 +12,28 @@ pub(super) struct Peak {
     pub detail: String,
 }
 
-/// Bytes that stand on one rank, per token, at the widest point of a layer: hidden state and
-/// residual, and either Q, K, V with the attention's output or gate, up and their product. A
-/// mixture holds the latter, and an output, for each of a token's experts.
+/// Bytes that stand on one rank, per token, in the two halves of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LayerBytes {
+    /// Hidden state and residual; Q, K, V and the attention's output.
+    pub attention: Bytes,
+    /// Hidden state and residual; gate, up and their product. A mixture holds the latter, and an
+    /// output, for each of a token's experts.
+    pub mlp: Bytes,
+}
+
+impl LayerBytes {
+    /// Only one half stands at a time.
+    pub fn widest(self) -> Bytes {
+        self.attention.max(self.mlp)
+    }
+}
+
 pub(super) fn layer_bytes_per_token(
     model: &ModelConfig,
     precision: &WeightPrecision,
     tp: u32,
-) -> Bytes {
+) -> LayerBytes {
     let hidden = u64::from(model.hidden_size);
     let heads = u64::from(model.heads_per_rank(tp));
     let kv_heads = u64::from(model.kv_heads_per_rank(tp));
@@ -32,7 +46,8 @@ pub(super) fn layer_bytes_per_token(
         }
         None => columns(model.intermediate_size),
     };
-    Bytes::new(2 * hidden + attention.max(mlp)) * precision.dtype.bytes()
+    let bytes = |elements| Bytes::new(2 * hidden + elements) * precision.dtype.bytes();
+    LayerBytes { attention: bytes(attention), mlp: bytes(mlp) }
 }
 
 /// The widest point of a layer with `tokens` tokens. The 4-bit formats unpack a whole matrix to 16
@@ -43,7 +58,8 @@ pub(super) fn layers(
     tp: u32,
     tokens: u32,
 ) -> Peak {
-    let tensors = layer_bytes_per_token(model, precision, tp) * u64::from(tokens);
+    let layer = layer_bytes_per_token(model, precision, tp);
+    let tensors = layer.widest() * u64::from(tokens);
     let unpacked = match precision.format {
         WeightFormat::Awq
         | WeightFormat::Gptq

@@ -49,6 +49,8 @@ pub struct TgisMemory {
     pub max_sequence_length: Option<u32>,
     /// `None` is `auto`: as many tokens as the memory holds.
     pub max_batch_weight: Option<u64>,
+    /// Flash models, without padding; `None` is true.
+    pub flash_attention: Option<bool>,
     /// `BATCH_SAFETY_MARGIN` of 2024, in percent.
     pub batch_safety_margin: Option<u32>,
 }

@@ -161,6 +161,55 @@ fn a_batch_weight_beyond_memory_starts_with_a_warning_as_tgis_of_2023_does() {
     assert!(!MemoryPlan::new(&request).fits(), "below one request of the longest sequence");
 }
 
+// The memory estimation of TGIS 2024 (`engines/tgis-tgi.md` A9).
+
+#[test]
+fn tgis_of_2024_bills_padded_prefills_by_the_square_and_flash_ones_by_the_token() {
+    let case = Case::new("llama-2-7b", "a100-40gb", EngineName::Tgis2024);
+    let model = |flash| {
+        let mut request = case.request();
+        request.tgis.flash_attention = Some(flash);
+        MemoryPlan::new(&request).tgis_memory_model.unwrap()
+    };
+    let (flash, padded) = (model(true), model(false));
+    assert_eq!(flash.prefill_quadratic, [0.0, 0.0]);
+    // 512 KiB of KV and the MLP half of a layer: (2 x 4096 + 3 x 11008) x 2 B.
+    assert_eq!(flash.prefill_bytes_per_token, f64::from(524_288 + 82_432));
+    // 32 heads x 8 B for each pair of tokens.
+    assert!((padded.prefill_quadratic[1] / 256.0 - 1.0).abs() < 0.01, "{padded:?}");
+    assert!(padded.prefill_bytes(2048) > 1.5 * flash.prefill_bytes(2048));
+    assert_eq!(padded.prefill_bytes(100), 100.0 * padded.prefill_bytes_per_token);
+    // Old and new cache stand side by side in either.
+    assert_eq!([flash, padded].map(|m| m.next_token_bytes_per_token), [1_048_576.0; 2]);
+}
+
+#[test]
+fn tgis_of_2024_gives_out_what_the_safety_margin_leaves() {
+    let case = Case::new("llama-2-7b", "a10g", EngineName::Tgis2024);
+    for margin in [0, 20, 50] {
+        let mut request = case.request();
+        request.tgis.batch_safety_margin = Some(margin);
+        let model = MemoryPlan::new(&request).tgis_memory_model.unwrap();
+        let share = model.budget.as_f64() / model.free.as_f64();
+        assert!((share - f64::from(100 - margin) / 100.0).abs() < 1e-9, "{margin}: {share}");
+    }
+}
+
+#[test]
+fn tgis_of_2024_refuses_a_length_whose_prefill_is_billed_over_the_budget() {
+    let case = Case::new("mistral-7b", "a10g", EngineName::Tgis2024);
+    let plan = |flash| {
+        let mut request = case.request();
+        request.tgis.flash_attention = Some(flash);
+        request.tgis.max_sequence_length = Some(8192);
+        MemoryPlan::new(&request)
+    };
+    assert!(plan(true).fits());
+    let refusal = plan(false).verdict.refusal.unwrap();
+    assert_eq!(refusal.kind, RefusalKind::OneRequest);
+    assert!(refusal.message.contains("is billed"), "{}", refusal.message);
+}
+
 // Other anchors and rules.
 
 /// Published run file of LLMServingSim (vLLM 0.19, Llama-3.1 8B in bfloat16, one RTX 4090): 2,588
@@ -328,6 +377,7 @@ proptest! {
             tgis: TgisMemory {
                 max_sequence_length: numbers[8],
                 max_batch_weight: numbers[0].map(u64::from),
+                flash_attention: numbers[2].map(|n| n % 2 == 0),
                 batch_safety_margin: numbers[1],
             },
             ..case.request()

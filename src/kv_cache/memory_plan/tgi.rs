@@ -123,6 +123,7 @@ fn default_prefill_v3(draft: &Draft<'_, '_>) -> u32 {
     let logits = Bytes::new(u64::from(request.model.vocab_size) * request.precision.dtype.bytes())
         .scale(TGI_LOGITS_COPIES.value);
     let per_token = activations::layer_bytes_per_token(request.model, &request.precision, tp)
+        .widest()
         .max(logits)
         + request.kv_bytes_per_token();
     let by_memory = match (spare / 2) / per_token {

@@ -6,10 +6,8 @@ use crate::units::Bytes;
 use super::constants::{
     CUDA_CONTEXT_GIB, Constant, Provenance, TGIS_ACTIVATIONS_GIB, TGIS_CONTEXT_GIB,
 };
-use super::{Draft, RefusalKind, TermName, TgisMemoryModel, activations};
-
-/// Prefill that the memory estimation of 2024 must at least be able to run: 16 sequences of 100.
-const SMALLEST_ESTIMATED_PREFILL: u64 = 1600;
+use super::tgis_estimate::{self, BATCH, PrefillPeak, SHORTEST};
+use super::{Draft, RefusalKind, TermName, activations};
 
 /// TGIS of 2023 estimates nothing: its operator sets `MAX_BATCH_WEIGHT`. `auto` stands for the
 /// value that a careful one would find: the tokens that fit in half of the free memory.
@@ -53,36 +51,59 @@ pub(super) fn plan_2024(draft: &mut Draft<'_, '_>) {
     let kept = free.scale(f64::from(margin.min(100)) / 100.0);
     let detail = format!("batch-safety-margin {margin} %");
     draft.term(TermName::Reserve, kept, Provenance::Computed, detail);
-    let request = draft.request;
-    let kv = draft.plan.kv_bytes_per_token;
-    let tp = request.tensor_parallel_size;
-    // Logits of all prompt tokens stand beside the KV that the prefill builds; layers are narrower.
-    let logits = Bytes::new(u64::from(request.model.vocab_size)) * request.precision.dtype.bytes();
-    let layer = activations::layer_bytes_per_token(request.model, &request.precision, tp);
-    draft.plan.tgis_memory_model = Some(TgisMemoryModel {
-        budget: draft.plan.gpu_memory.saturating_sub(draft.spent()),
-        prefill_bytes_per_token: kv + layer.max(logits),
-        next_token_bytes_per_token: kv * 2,
-    });
+    let budget = draft.plan.gpu_memory.saturating_sub(draft.spent());
+    let peak = prefill_peak(draft);
+    // The whole cache once more: flash models rebuild their tensor at every step (A8), and of padded
+    // ones the old tensors of all layers stand until the new ones are complete.
+    let next_token = draft.plan.kv_bytes_per_token * 2;
+    draft.plan.tgis_memory_model = tgis_estimate::estimate(peak, next_token, free, budget);
     second_copy(draft);
     draft.settle_budget();
     draft.settle_blocks(1, 0);
     if !draft.refuse_unless_weights_load() {
         return;
     }
-    if let Some(memory) = draft.plan.tgis_memory_model {
-        let smallest = memory.prefill_bytes_per_token * SMALLEST_ESTIMATED_PREFILL;
-        if smallest > memory.budget {
-            let message = format!(
-                "the memory estimation's smallest prefill, {SMALLEST_ESTIMATED_PREFILL} tokens, \
-                 takes {smallest} of {}",
-                memory.budget
-            );
-            draft.refuse(RefusalKind::WarmUp, message);
-        }
-    }
-    let held = draft.plan.kv_tokens;
+    let Some(memory) = draft.plan.tgis_memory_model else {
+        let smallest = Bytes::from_f64(peak.bytes(SHORTEST));
+        let message = format!(
+            "the memory estimation finds no prefill that fits: {BATCH} prompts of {SHORTEST} tokens \
+             take {smallest} of {free}"
+        );
+        draft.refuse(RefusalKind::WarmUp, message);
+        return;
+    };
+    let held = (budget.as_f64() / memory.next_token_bytes_per_token) as u64;
     refuse_unless_one_sequence_fits(draft, "the memory model's budget of", held, max_sequence);
+    // The router's second check at start (A7).
+    let prefill = memory.prefill_bytes(max_sequence);
+    if prefill > budget.as_f64() {
+        let bill = Bytes::from_f64(prefill);
+        let message = format!(
+            "the prefill of one request of max-sequence-length {max_sequence} is billed {bill}, \
+             over the memory model's budget of {budget}"
+        );
+        draft.refuse(RefusalKind::OneRequest, message);
+    }
+}
+
+/// What stands at the peak of a prefill: the KV that it builds, and the widest of a layer's two
+/// halves and the logits, which are computed for every prompt token (A8).
+fn prefill_peak(draft: &Draft<'_, '_>) -> PrefillPeak {
+    let request = draft.request;
+    let tp = request.tensor_parallel_size;
+    let element = request.precision.dtype.bytes() as f64;
+    let layer = activations::layer_bytes_per_token(request.model, &request.precision, tp);
+    // Eager attention in 16 bits: the masked scores, their softmax in float32, and its copy in 16
+    // bits stand together (transformers, `LlamaAttention.forward`).
+    let scores = f64::from(request.model.heads_per_rank(tp)) * (2.0 * element + 4.0);
+    let flash = request.tgis.flash_attention.unwrap_or(true);
+    PrefillPeak {
+        kv: draft.plan.kv_bytes_per_token.as_f64(),
+        mlp: layer.mlp.as_f64(),
+        attention: layer.attention.as_f64(),
+        scores: if flash { 0.0 } else { scores },
+        logits: f64::from(request.model.vocab_size) * element,
+    }
 }
 
 /// The teaching baseline: contiguous KV, one copy, no reserve, room for a prefill of the model's
