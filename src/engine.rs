@@ -12,11 +12,15 @@
 //! the step that is decided there.
 
 mod aborts;
+mod audited;
 mod event;
 pub mod invariants;
 pub mod observer;
 mod replica;
 pub mod router;
+
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use crate::cost::StepCost;
 use crate::request::{FinishReason, Request, RequestTable};
@@ -25,7 +29,9 @@ use crate::time::SimTime;
 use crate::workload::Workload;
 
 use aborts::AbortScript;
+use audited::Audited;
 use event::EventQueue;
+use invariants::Violations;
 use observer::{Observer, Outcome, RequestRecord};
 use replica::Replica;
 use router::{ReplicaLoad, Router};
@@ -71,6 +77,8 @@ pub struct Simulation<W, O> {
     loads: Vec<ReplicaLoad>,
     /// What the workload last announced.
     next_arrival: SimTime,
+    /// What the watch over the schedulers has found, if the observer has asked for one.
+    violations: Option<Rc<RefCell<Violations>>>,
 }
 
 impl<W: Workload, O: Observer> Simulation<W, O> {
@@ -83,9 +91,18 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         options: RunOptions,
     ) -> Self {
         assert!(!replicas.is_empty(), "a deployment has at least one replica");
+        let violations = observer.audits_schedulers().then(Rc::default);
         let replicas: Vec<Replica> = (0u16..)
             .zip(replicas)
-            .map(|(id, (scheduler, cost))| Replica::new(id, scheduler, cost))
+            .map(|(id, (scheduler, cost))| {
+                let found = violations.clone();
+                let scheduler = if found.is_some() || cfg!(debug_assertions) {
+                    Box::new(Audited::new(scheduler, id, found))
+                } else {
+                    scheduler
+                };
+                Replica::new(id, scheduler, cost)
+            })
             .collect();
         let loads = vec![ReplicaLoad::default(); replicas.len()];
         Self {
@@ -102,6 +119,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             ended: Vec::new(),
             loads,
             next_arrival: SimTime::MAX,
+            violations,
         }
     }
 
@@ -129,6 +147,9 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             self.now = stop_at;
         }
         self.close();
+        if let Some(violations) = &self.violations {
+            self.observer.on_violations(&violations.borrow());
+        }
         let mut totals = RunTotals { requests: self.next_uid, end: self.now, ..Default::default() };
         for replica in &self.replicas {
             totals.steps += replica.completed_steps;

@@ -6,6 +6,7 @@
 //! engine has them; needed for prefix caching and for recorded schedules. How many blocks there are
 //! in the first place is [`memory_plan`]'s answer.
 
+mod audit;
 pub mod block_pool;
 pub mod memory_plan;
 pub mod prefix;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use crate::request::PromptContent;
 
+pub use audit::KvAudit;
 use block_pool::{BlockPool, FreeOrder};
 use prefix::{BlockKey, ContentKeys, PrefixIndex};
 

@@ -7,12 +7,15 @@
 //! The engine drives it in this order, at every boundary between steps:
 //! `complete` (the step that has just ended), `enqueue` (arrivals so far), `abort`, `schedule`.
 
+pub mod audit;
 pub mod rules;
 pub mod static_batch;
 pub mod tgi;
 pub mod tgis;
 pub mod vllm_v0;
 pub mod vllm_v1;
+
+use audit::{Audit, Depth};
 
 use crate::cost::StepShape;
 use crate::request::{FinishReason, Request, RequestId};
@@ -81,6 +84,12 @@ pub trait Scheduler {
 
     /// Turns on what only recorded schedules need: [`Step::detail`], block identities.
     fn record_detail(&mut self) {}
+
+    /// What it holds between two calls, gathered anew: for checks and reports, and never asked for
+    /// by a plain run. `None`: it can only be judged by what it decides.
+    fn audit(&self, _depth: Depth) -> Option<Audit> {
+        None
+    }
 }
 
 /// Why a request is refused at the front door.

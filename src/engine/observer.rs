@@ -6,6 +6,8 @@ use crate::request::{FinishReason, RequestTable};
 use crate::scheduler::{Occupancy, Step, StepOutcome};
 use crate::time::{SimDuration, SimTime};
 
+use super::invariants::Violations;
+
 /// Watches a simulation. Every method has an empty default.
 pub trait Observer {
     /// A step has been decided and handed to the GPU.
@@ -28,6 +30,14 @@ pub trait Observer {
     fn needs_every_step(&self) -> bool {
         false
     }
+
+    /// Whether schedulers are to be watched from inside; asked once, before the run.
+    fn audits_schedulers(&self) -> bool {
+        false
+    }
+
+    /// What that has found, after the run.
+    fn on_violations(&mut self, _violations: &Violations) {}
 }
 
 /// A step as it is handed to the GPU.
@@ -160,6 +170,12 @@ impl<O: Observer + ?Sized> Observer for &mut O {
     fn needs_every_step(&self) -> bool {
         (**self).needs_every_step()
     }
+    fn audits_schedulers(&self) -> bool {
+        (**self).audits_schedulers()
+    }
+    fn on_violations(&mut self, violations: &Violations) {
+        (**self).on_violations(violations);
+    }
 }
 
 /// Two observers of one run.
@@ -186,6 +202,13 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     }
     fn needs_every_step(&self) -> bool {
         self.0.needs_every_step() || self.1.needs_every_step()
+    }
+    fn audits_schedulers(&self) -> bool {
+        self.0.audits_schedulers() || self.1.audits_schedulers()
+    }
+    fn on_violations(&mut self, violations: &Violations) {
+        self.0.on_violations(violations);
+        self.1.on_violations(violations);
     }
 }
 
@@ -218,5 +241,13 @@ impl<O: Observer> Observer for Option<O> {
     }
     fn needs_every_step(&self) -> bool {
         self.as_ref().is_some_and(Observer::needs_every_step)
+    }
+    fn audits_schedulers(&self) -> bool {
+        self.as_ref().is_some_and(Observer::audits_schedulers)
+    }
+    fn on_violations(&mut self, violations: &Violations) {
+        if let Some(observer) = self {
+            observer.on_violations(violations);
+        }
     }
 }

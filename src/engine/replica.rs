@@ -338,6 +338,8 @@ impl Replica {
                 flight.step.shape.kv_copy_tokens -= later;
             }
             flight.step.admitted.clear();
+            flight.step.preempted.clear();
+            flight.step.ended.clear();
         }
         self.completed_steps += u64::from(taken);
         self.scheduled_steps += u64::from(taken);

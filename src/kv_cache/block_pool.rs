@@ -63,6 +63,11 @@ impl BlockPool {
         self.blocks[id as usize].refs > 0
     }
 
+    /// Sequences that hold the block.
+    pub(super) fn references(&self, id: u32) -> u32 {
+        self.blocks[id as usize].refs
+    }
+
     /// Takes `count` blocks from the front of the queue and appends their ids to `table`. There must
     /// be that many.
     pub fn take(&mut self, count: u32, table: &mut Vec<u32>) {

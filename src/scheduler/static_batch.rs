@@ -11,6 +11,7 @@ use crate::cost::StepShape;
 use crate::request::{FinishReason, Request, RequestId};
 use crate::time::SimTime;
 
+use super::audit::{Audit, Depth, Holding, Limits, QueueOrder};
 use super::{
     Admission, Ended, Occupancy, Refusal, ScheduledSeq, Scheduler, Step, StepDetail, StepKind,
     StepOutcome,
@@ -198,5 +199,19 @@ impl Scheduler for StaticBatch {
 
     fn record_detail(&mut self) {
         self.record = true;
+    }
+
+    fn audit(&self, _: Depth) -> Option<Audit> {
+        let row = |row: &Row| {
+            let tokens = u64::from(row.prompt + self.generated);
+            Holding { id: row.id, tokens, units: tokens }
+        };
+        Some(Audit {
+            running: self.rows.iter().map(row).collect(),
+            waiting: self.waiting.iter().map(|row| row.id).collect(),
+            order: QueueOrder::HeadFirst,
+            limits: Limits { seqs: Some(self.config.batch_size.into()), prompt_tokens: None },
+            ..Audit::default()
+        })
     }
 }

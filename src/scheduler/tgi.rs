@@ -5,6 +5,7 @@
 //! [`TgiRules`] names what differs. Everything that a request may need is reserved before its
 //! prefill, so nothing is ever preempted. Rules in words: `engines/tgis-tgi.md` part B.
 
+mod audit;
 mod batch;
 mod blocks;
 mod call;
@@ -21,6 +22,7 @@ use std::collections::VecDeque;
 use crate::request::{FinishReason, Request, RequestId};
 use crate::time::SimTime;
 
+use super::audit::{Audit, Depth};
 use super::{Ended, Occupancy, Refusal, Scheduler, Step, StepOutcome};
 use batch::{Batch, Member, Rows};
 use blocks::{Allocation, BlockAllocator};
@@ -375,5 +377,9 @@ impl Scheduler for Tgi {
 
     fn record_detail(&mut self) {
         self.record = true;
+    }
+
+    fn audit(&self, _: Depth) -> Option<Audit> {
+        Some(self.take_audit())
     }
 }

@@ -5,6 +5,7 @@
 //! and since 2024-01-29 (read at 006006d), whose limits are bytes from a memory model and which
 //! waits half a prefill's time before the next. Rules in words: `engines/tgis-tgi.md` part A.
 
+mod audit;
 mod batch;
 mod calls;
 mod config;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::request::{FinishReason, Request, RequestId};
 use crate::time::SimTime;
 
+use super::audit::{Audit, Depth};
 use super::{Ended, Occupancy, Refusal, Scheduler, Step, StepOutcome};
 use batch::Entry;
 use calls::Call;
@@ -285,5 +287,9 @@ impl Scheduler for Tgis {
 
     fn record_detail(&mut self) {
         self.record = true;
+    }
+
+    fn audit(&self, _: Depth) -> Option<Audit> {
+        Some(self.take_audit())
     }
 }

@@ -12,6 +12,7 @@
 //! batch (`run_each`).
 
 mod admission;
+mod audit;
 mod describe;
 mod lockstep;
 mod rules;
@@ -26,6 +27,7 @@ use crate::cost::StepShape;
 use crate::request::{FinishReason, Request, RequestId};
 use crate::time::SimTime;
 
+use super::audit::{Audit, Depth};
 use super::{
     Admission, Ended, Occupancy, Refusal, ScheduledSeq, Scheduler, Step, StepDetail, StepKind,
     StepOutcome,
@@ -388,5 +390,9 @@ impl Scheduler for VllmV0 {
 
     fn record_detail(&mut self) {
         self.record = true;
+    }
+
+    fn audit(&self, _: Depth) -> Option<Audit> {
+        Some(self.take_audit())
     }
 }

@@ -10,6 +10,7 @@
 //! over the batch runs (`run_each`). Both give the same steps.
 
 mod admission;
+mod audit;
 mod describe;
 mod detail;
 mod flight;
@@ -27,6 +28,7 @@ use std::collections::VecDeque;
 
 use crate::kv_cache::KvCacheManager;
 use crate::request::{Request, RequestId};
+use crate::scheduler::audit::{Audit, Depth};
 use crate::scheduler::{Ended, Occupancy, Refusal, Scheduler, Step, StepKind, StepOutcome};
 use crate::time::SimTime;
 
@@ -246,6 +248,10 @@ impl Scheduler for VllmV1 {
         self.recording = true;
         self.kv = kv_cache(&self.config, true);
         self.lockstep = Lockstep::new(self.config.block_size, true);
+    }
+
+    fn audit(&self, depth: Depth) -> Option<Audit> {
+        Some(self.take_audit(depth))
     }
 }
 

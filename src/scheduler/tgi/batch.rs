@@ -98,6 +98,11 @@ impl Batch {
         }
     }
 
+    /// Tokens of the decoding sequences, without padding.
+    pub(super) fn context(&self) -> u64 {
+        self.context
+    }
+
     /// The next tick at which a sequence ends.
     pub(super) fn next_ending(&self) -> Option<u64> {
         self.endings.first_key_value().map(|(&(tick, _), _)| tick)

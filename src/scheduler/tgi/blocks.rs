@@ -100,7 +100,6 @@ impl BlockAllocator {
     }
 
     /// Free blocks and those of the cache.
-    #[cfg(test)]
     pub(super) fn free_and_cached(&self) -> (u64, u64) {
         (self.free, self.cache.as_ref().map_or(0, RadixCache::blocks))
     }

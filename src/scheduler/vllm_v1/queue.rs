@@ -70,6 +70,18 @@ impl WaitingQueue {
         }
     }
 
+    /// Everybody, the head first. O(n log n).
+    pub(super) fn in_order(&self) -> Vec<RequestId> {
+        match self {
+            Self::Fcfs(queue) => queue.iter().copied().collect(),
+            Self::Priority(heap) => {
+                let mut waiting: Vec<_> = heap.iter().map(|&Reverse(entry)| entry).collect();
+                waiting.sort_unstable();
+                waiting.into_iter().map(|(_, id)| id).collect()
+            }
+        }
+    }
+
     /// Takes a request out from wherever it is, in O(length): only for requests that end while they
     /// wait.
     pub(super) fn remove(&mut self, id: RequestId) {
