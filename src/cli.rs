@@ -8,6 +8,7 @@ mod list;
 mod memory;
 mod output;
 mod progress;
+mod record;
 mod run;
 mod schema;
 mod stopwatch;
@@ -103,6 +104,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
         Command::Validate(args) => validate::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),
+        Command::Record(args) => record::run(args, registry),
         Command::List(args) => list::run(args, registry),
         Command::Schema(args) => schema::run(args, registry),
     }

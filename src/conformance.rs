@@ -6,7 +6,9 @@
 //! compared field by field.
 
 mod divergence;
-mod router_script;
+mod record;
+mod replay;
+mod router;
 mod tgi;
 mod tgis;
 mod vllm;
@@ -15,8 +17,9 @@ mod vllm_v1;
 
 use serde_json::Value;
 
-pub use divergence::Divergence;
 use divergence::first_difference;
+pub use divergence::{Divergence, State};
+pub use record::{RecordError, Recorded, Run, record, record_scenario};
 
 /// A recording that cannot be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,14 @@ pub enum ConformanceError {
     Malformed(String),
     #[error("engine {0:?} has no scheduler here")]
     UnknownEngine(String),
+    #[error("{0}")]
+    Impossible(String),
+    /// The rules of one family cannot be asked about a schedule of another.
+    #[error(
+        "{asked} cannot replay a schedule of {recorded}, whose settings and steps are of another \
+         kind; it can be checked against {}", .possible.join(", ")
+    )]
+    OtherFamily { asked: String, recorded: String, possible: &'static [&'static str] },
 }
 
 /// What a replay found.
@@ -34,6 +45,15 @@ pub struct Verdict {
     /// Steps compared.
     pub steps: usize,
     pub divergence: Option<Divergence>,
+    /// Invariants that did not hold in the replay, whatever was recorded.
+    pub broken: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether our schedule is the recorded one, and sound.
+    pub fn passes(&self) -> bool {
+        self.divergence.is_none() && self.broken.is_empty()
+    }
 }
 
 /// Replays one recorded schedule.
@@ -46,19 +66,47 @@ pub fn check(bytes: &[u8]) -> Result<Verdict, ConformanceError> {
 pub fn check_as(bytes: &[u8], engine: Option<&str>) -> Result<Verdict, ConformanceError> {
     let golden: Value =
         serde_json::from_slice(bytes).map_err(|e| ConformanceError::Malformed(e.to_string()))?;
-    if golden["format"] == vllm_v0::FORMAT {
-        return vllm_v0::check(golden, engine);
+    let recorded = recorded_engine(&golden)?;
+    let name = engine.unwrap_or(&recorded);
+    let family = |name: &str| FAMILIES.iter().copied().find(|names| names.contains(&name));
+    let Some(possible) = family(&recorded) else {
+        return Err(ConformanceError::UnknownEngine(recorded));
+    };
+    if !possible.contains(&name) {
+        return Err(match family(name) {
+            None => ConformanceError::UnknownEngine(name.to_owned()),
+            Some(_) => ConformanceError::OtherFamily { asked: name.to_owned(), recorded, possible },
+        });
     }
-    if golden["format"] == vllm_v1::FORMAT {
-        return vllm_v1::check(golden, engine);
+    match name {
+        "vllm-0.2.7" | "vllm-0.4.2" => vllm_v0::check(golden, name),
+        "vllm-0.13" | "vllm-0.32" => vllm_v1::check(golden, &recorded, name),
+        "tgis-2023" | "tgis-2024" => tgis::check(name, &golden),
+        "static" => tgis::check_static(&golden),
+        _ => tgi::check(name, &golden),
     }
-    let recorded = golden.pointer("/scenario/engine").and_then(Value::as_str);
-    match engine.or(recorded) {
-        Some(name) if name.starts_with("tgis-") => tgis::check(name, &golden),
-        Some(name) if name.starts_with("tgi-") => tgi::check(name, &golden),
-        Some(name) => Err(ConformanceError::UnknownEngine(name.to_owned())),
-        None => Err(ConformanceError::Malformed("it names no engine".into())),
+}
+
+/// Engines whose recordings are of one kind.
+const FAMILIES: &[&[&str]] = &[
+    &["vllm-0.13", "vllm-0.32"],
+    &["vllm-0.2.7", "vllm-0.4.2"],
+    // One limits tokens and the other bytes.
+    &["tgis-2023"],
+    &["tgis-2024"],
+    &["tgi-v2", "tgi-v3"],
+    &["static"],
+];
+
+/// The engine that a recording is of. The real ones name the version of a package.
+fn recorded_engine(golden: &Value) -> Result<String, ConformanceError> {
+    let format = golden["format"].as_str().unwrap_or_default();
+    if format == vllm_v0::FORMAT || format == vllm_v1::FORMAT {
+        let version = golden.pointer("/oracle/version").and_then(Value::as_str).unwrap_or_default();
+        return Ok(format!("vllm-{}", version.strip_suffix(".0").unwrap_or(version)));
     }
+    let engine = golden.pointer("/scenario/engine").and_then(Value::as_str);
+    engine.map(str::to_owned).ok_or(ConformanceError::Malformed("it names no engine".into()))
 }
 
 /// Reads a number of a recording.

@@ -21,7 +21,7 @@ use crate::scheduler::tgis::TgisStartError;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{Arrivals, ClosedLoop, Lengths, OpenLoop, Workload};
 
-use engine_config::EngineConfig;
+pub use engine_config::EngineConfig;
 
 /// Why a deployment does not run.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +109,16 @@ impl<'a> Deployment<'a> {
         self.cost.lock().expect("no run panicked").clone()
     }
 
+    /// The scheduler's settings.
+    pub fn engine_config(&self) -> &EngineConfig {
+        &self.engine
+    }
+
+    /// The cost model for one replica of one run.
+    pub fn step_cost(&self) -> Box<dyn StepCost> {
+        Box::new(Lent::new(&self.cost))
+    }
+
     /// A fresh scheduler of the deployment.
     pub fn scheduler(&self) -> Box<dyn Scheduler> {
         self.engine.scheduler()
@@ -140,7 +150,7 @@ impl<'a> Deployment<'a> {
         step_by_step: bool,
     ) -> (RunTotals, O) {
         let replicas = (0..self.scenario.engine.replicas)
-            .map(|_| (self.scheduler(), Box::new(Lent::new(&self.cost)) as Box<_>))
+            .map(|_| (self.scheduler(), self.step_cost()))
             .collect();
         let options = RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() };
         let workload = self.workload(seed);
@@ -149,13 +159,14 @@ impl<'a> Deployment<'a> {
 
     /// A closed loop with a duration is cut off at the deadline; an open loop drains unless told
     /// otherwise.
-    fn stop_at(&self) -> Option<SimTime> {
+    pub fn stop_at(&self) -> Option<SimTime> {
         let workload = &self.scenario.workload;
         let deadline = workload.duration.map(|d| SimTime::ZERO + d);
         deadline.filter(|_| workload.arrivals.is_closed_loop() || !workload.drain)
     }
 
-    fn workload(&self, seed: u64) -> Box<dyn Workload> {
+    /// The requests of a run with `seed`.
+    pub fn workload(&self, seed: u64) -> Box<dyn Workload> {
         let spec = &self.scenario.workload;
         let lengths = |clients| Lengths::new(&spec.lengths.source, clients, seed, 0);
         match &spec.arrivals {

@@ -77,6 +77,9 @@ pub enum FinishReason {
     Aborted,
     /// The engine dropped it because it can never run (vLLM V0's "ignored").
     Ignored,
+    /// Others have displaced it again and again while nobody got a token: the real engine would go on
+    /// so for ever, and here it is given up (vLLM).
+    Starved,
     /// Refused at the door: too long, or too many requests in flight.
     Refused,
     /// The GPU ran out of memory in a step that it took part in.
@@ -96,6 +99,7 @@ impl FinishReason {
             Self::TimeLimit => "time-limit",
             Self::Aborted => "aborted",
             Self::Ignored => "ignored",
+            Self::Starved => "starved",
             Self::Refused => "refused",
             Self::OutOfMemory => "out-of-memory",
         }

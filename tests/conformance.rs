@@ -21,7 +21,10 @@ fn check_all(folder: &Path) {
     for file in &files {
         let bytes = std::fs::read(file).expect("a readable recording");
         match servesim::conformance::check(&bytes) {
-            Ok(verdict) => failures.extend(verdict.divergence.map(|d| (file, d.to_string()))),
+            Ok(verdict) => {
+                failures.extend(verdict.broken.into_iter().map(|broken| (file, broken)));
+                failures.extend(verdict.divergence.map(|d| (file, d.to_string())));
+            }
             Err(error) => failures.push((file, error.to_string())),
         }
     }
@@ -108,12 +111,38 @@ fn the_rules_of_another_version_part_from_a_recording_where_they_differ() {
     let verdict = servesim::conformance::check_as(&bytes, Some("vllm-0.13")).expect("it replays");
     let divergence = verdict.divergence.expect("blocks are reused in another order");
     assert_eq!(divergence.fields, ["s"], "{divergence}");
+    let state = divergence.state.as_ref().expect("the state before the step");
+    assert!(!state.running.is_empty(), "{divergence}");
+    assert!(state.kv_free <= state.kv_total, "{divergence}");
     let error = servesim::conformance::check_as(&bytes, Some("vllm-9")).unwrap_err();
     assert_eq!(error.to_string(), "engine \"vllm-9\" has no scheduler here");
+    let error = servesim::conformance::check_as(&bytes, Some("tgi-v3")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tgi-v3 cannot replay a schedule of vllm-0.32, whose settings and steps are of another \
+         kind; it can be checked against vllm-0.13, vllm-0.32"
+    );
+}
+
+#[test]
+fn a_divergence_of_a_router_shows_who_runs_and_who_waits_by_the_recordings_own_ids() {
+    let bytes =
+        std::fs::read(committed("tgis").join("v_a06_cancel_deadline.json")).expect("a file");
+    let mut golden: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    let at = golden["steps"].as_array().expect("steps").len() / 2;
+    golden["steps"][at]["tokens"] = 1.into();
+    let changed = golden.to_string();
+    let verdict = servesim::conformance::check(changed.as_bytes()).expect("it replays");
+    let divergence = verdict.divergence.expect("a field was changed");
+    assert_eq!((divergence.list, divergence.index), ("steps", at));
+    let batch = golden["steps"][at]["ids"].as_array().expect("ids");
+    let state = divergence.state.expect("the state before the step");
+    let mut known = state.running.iter().chain(&state.waiting);
+    assert!(batch.iter().all(|id| known.any(|&k| id == k)), "{batch:?} of {:?}", state.running);
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn a_damaged_recording_is_refused_or_diverges(

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::{Failure, Outcome, output};
 use crate::cli::args::ConformanceArgs;
-use crate::conformance::{self, Divergence};
+use crate::conformance::{self, ConformanceError, Verdict};
 
 pub fn run(args: &ConformanceArgs) -> Result<Outcome, Failure> {
     let mut files = Vec::new();
@@ -18,22 +20,35 @@ pub fn run(args: &ConformanceArgs) -> Result<Outcome, Failure> {
             names.join(", ")
         )));
     }
+    // Gathered in the order of the files, so that the lines do not depend on the threads.
+    let verdicts: Vec<_> = files
+        .par_iter()
+        .map(|file| {
+            let bytes = std::fs::read(file).map_err(|error| unreadable(file, &error))?;
+            match conformance::check_as(&bytes, args.engine.as_deref()) {
+                // Asking for the rules of an engine that there is none of, or of another kind, is a
+                // mistake of the user's and no finding.
+                Err(error @ ConformanceError::OtherFamily { .. }) => Err(wrong(file, &error)),
+                Err(error @ ConformanceError::UnknownEngine(_)) if args.engine.is_some() => {
+                    Err(wrong(file, &error))
+                }
+                verdict => Ok(verdict),
+            }
+        })
+        .collect();
     let style = output::stdout_style();
     let (mut passed, mut failed) = (0, 0);
-    for file in files {
-        let bytes = std::fs::read(&file).map_err(|error| unreadable(&file, &error))?;
+    for (file, verdict) in files.iter().zip(verdicts) {
         let name = file.display();
-        let line = match conformance::check(&bytes) {
-            Ok(verdict) => match &verdict.divergence {
-                None => {
-                    passed += 1;
-                    format!("{} {name} ({} steps)\n", style.good("PASS"), verdict.steps)
-                }
-                Some(divergence) => {
-                    failed += 1;
-                    format!("{} {name}\n{}", style.bad("FAIL"), indented(divergence))
-                }
-            },
+        let line = match verdict? {
+            Ok(verdict) if verdict.passes() => {
+                passed += 1;
+                format!("{} {name} ({} steps)\n", style.good("PASS"), verdict.steps)
+            }
+            Ok(verdict) => {
+                failed += 1;
+                format!("{} {name}\n{}", style.bad("FAIL"), findings(&verdict))
+            }
             Err(error) => {
                 failed += 1;
                 format!("{} {name}\n    {error}\n", style.bad("FAIL"))
@@ -65,11 +80,20 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
     Ok(())
 }
 
+fn wrong(path: &Path, error: &ConformanceError) -> Failure {
+    Failure::bad_input(format!("{}: {error}", path.display()))
+}
+
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::bad_input(format!("cannot read {}: {error}", path.display()))
 }
 
-/// The report of a divergence, indented under its file.
-fn indented(divergence: &Divergence) -> String {
-    divergence.to_string().lines().map(|line| format!("    {line}\n")).collect()
+/// What is wrong with a replay, indented under its file.
+fn findings(verdict: &Verdict) -> String {
+    let mut text: String =
+        verdict.broken.iter().map(|line| format!("    invariant broken: {line}\n")).collect();
+    if let Some(divergence) = &verdict.divergence {
+        text.extend(divergence.to_string().lines().map(|line| format!("    {line}\n")));
+    }
+    text
 }

@@ -54,6 +54,24 @@ pub fn complain(message: &str) {
     }
 }
 
+/// Writes one file as it is made: beside its target, and renamed once it is complete.
+pub fn write_file<T>(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let failed = |error: &io::Error| {
+        Failure::environment(&format!("cannot write {}", path.display()), error)
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let staged = staging_file(folder.unwrap_or(Path::new("."))).map_err(|error| failed(&error))?;
+    let mut writer = BufWriter::with_capacity(1 << 18, staged);
+    let made = fill(&mut writer)?;
+    let staged = writer.into_inner().map_err(|error| failed(error.error()))?;
+    let _whole = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    staged.persist(path).map_err(|error| failed(&error.error))?;
+    Ok(made)
+}
+
 /// A folder for results. Files appear in it only when all of them are complete.
 #[derive(Debug)]
 pub struct OutDir {
@@ -109,13 +127,17 @@ pub enum Content {
     Scratch(File),
 }
 
-fn stage(folder: &Path, parts: Vec<Content>) -> io::Result<NamedTempFile> {
+fn staging_file(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".servesim-");
     // A temporary file is private by default; a result is as readable as any other file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
+    builder.tempfile_in(folder)
+}
+
+fn stage(folder: &Path, parts: Vec<Content>) -> io::Result<NamedTempFile> {
+    let mut file = staging_file(folder)?;
     for part in parts {
         match part {
             Content::Bytes(bytes) => file.write_all(&bytes)?,

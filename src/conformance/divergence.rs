@@ -17,6 +17,48 @@ pub struct Divergence {
     pub fields: Vec<String>,
     /// The last entry on which both agree.
     pub before: Option<Value>,
+    /// What our scheduler held when it decided the step, as both had it until then.
+    pub state: Option<State>,
+}
+
+/// Who runs and who waits, by the recording's own numbers, and how much memory is free.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// In batch order.
+    pub running: Vec<u64>,
+    /// The next first.
+    pub waiting: Vec<u64>,
+    /// In blocks where the engine has them, else in tokens.
+    pub kv_free: u64,
+    pub kv_total: u64,
+}
+
+impl State {
+    /// Gives requests another name.
+    pub(super) fn rename(&mut self, name: impl Fn(u64) -> u64) {
+        for request in self.running.iter_mut().chain(&mut self.waiting) {
+            *request = name(*request);
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "    running  {}", requests(&self.running))?;
+        writeln!(f, "    waiting  {}", requests(&self.waiting))?;
+        writeln!(f, "    KV free  {} of {}", self.kv_free, self.kv_total)
+    }
+}
+
+/// So many as can be read, and how many there are.
+fn requests(numbers: &[u64]) -> String {
+    const MOST: usize = 24;
+    let shown: Vec<String> = numbers.iter().take(MOST).map(u64::to_string).collect();
+    let more = if numbers.len() > MOST { " ..." } else { "" };
+    match numbers.len() {
+        0 => "nobody".into(),
+        n => format!("{}{more} ({n})", shown.join(" ")),
+    }
 }
 
 /// The first entry in which two lists of objects differ.
@@ -44,7 +86,14 @@ pub(super) fn first_difference(
         actual: actual_entry.cloned(),
         fields,
         before: index.checked_sub(1).map(|i| expected[i].clone()),
+        state: None,
     })
+}
+
+/// When an entry begins: a step of vLLM in nanoseconds, one of a router in milliseconds.
+fn seconds(entry: &Value) -> Option<f64> {
+    let nanos = entry.get("t").and_then(Value::as_f64).map(|nanos| nanos * 1e-9);
+    nanos.or_else(|| Some(entry.get("t0_ms").or(entry.get("t_ms"))?.as_f64()? * 1e-3))
 }
 
 fn object(entry: Option<&Value>) -> Map<String, Value> {
@@ -56,8 +105,8 @@ fn object(entry: Option<&Value>) -> Map<String, Value> {
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "first difference: {}[{}]", self.list, self.index)?;
-        if let Some(nanos) = self.expected.as_ref().and_then(|step| step.get("t")?.as_u64()) {
-            write!(f, " at {:.6} s", nanos as f64 * 1e-9)?;
+        if let Some(seconds) = self.expected.as_ref().or(self.actual.as_ref()).and_then(seconds) {
+            write!(f, " at {seconds:.6} s")?;
         }
         writeln!(f, ", in {}", self.fields.join(", "))?;
         match (&self.expected, &self.actual) {
@@ -78,8 +127,12 @@ impl fmt::Display for Divergence {
             let line = format!("  {mark} {key:keys$}  {recorded:column$}  {simulated}");
             writeln!(f, "{}", line.trim_end())?;
         }
+        if let Some(state) = &self.state {
+            writeln!(f, "  state before it, by request:")?;
+            state.fmt(f)?;
+        }
         if let Some(before) = &self.before {
-            writeln!(f, "  before it, both: {before}")?;
+            writeln!(f, "  the entry before it, in both: {before}")?;
         }
         Ok(())
     }
@@ -134,6 +187,8 @@ mod tests {
         let recorded = json!({"i": 1, "t": 2_500_000, "s": [[0, 1, 5], [1, 4, 0]], "rw": [2, 0]});
         let ours = json!({"i": 1, "t": 2_500_000, "s": [[0, 1, 5]], "rw": [1, 1], "p": [1]});
         let found = first_difference("steps", &[before.clone(), recorded], &[before, ours]);
+        let state = State { running: vec![0], waiting: vec![1], kv_free: 3, kv_total: 9 };
+        let found = Divergence { state: Some(state), ..found.expect("they differ") };
         let expected = "\
 first difference: steps[1] at 0.002500 s, in p, rw, s
           recorded              simulated
@@ -143,10 +198,13 @@ first difference: steps[1] at 0.002500 s, in p, rw, s
   * s[1]  [1,4,0]               -
   * rw    [2,0]                 [1,1]
   * p     -                     [1]
-  before it, both: {\"i\":0,\"t\":0,\"s\":[[0,5,0]],\"rw\":[1,0]}
+  state before it, by request:
+    running  0 (1)
+    waiting  1 (1)
+    KV free  3 of 9
+  the entry before it, in both: {\"i\":0,\"t\":0,\"s\":[[0,5,0]],\"rw\":[1,0]}
 ";
-        let text = found.expect("they differ").to_string();
-        assert_eq!(text, expected);
+        assert_eq!(found.to_string(), expected);
     }
 
     #[test]

@@ -1,23 +1,17 @@
 //! Recorded TGI schedules (`engines/tgis-tgi-golden-format.md`).
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
-use crate::engine::observer::{Observer, Outcome, RequestRecord, ScheduledStep};
+use crate::engine::observer::{RequestRecord, ScheduledStep};
 use crate::request::FinishReason;
 use crate::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
 
-use super::router_script::{MS, Written, replay, size};
+use super::router::{self, Dialect, limit, millis, size};
 use super::{ConformanceError, Verdict};
 
 pub(super) fn check(engine: &str, golden: &Value) -> Result<Verdict, ConformanceError> {
     let config = config(engine, &golden["scenario"]["config"])?;
-    replay(engine, golden, Box::new(Tgi::new(config)), |ids, cancelled| Recorder {
-        ids,
-        cancelled,
-        ..Recorder::default()
-    })
+    router::check(engine, golden, &TgiDialect, || Box::new(Tgi::new(config.clone())))
 }
 
 fn config(engine: &str, config: &Value) -> Result<TgiConfig, ConformanceError> {
@@ -44,81 +38,72 @@ fn config(engine: &str, config: &Value) -> Result<TgiConfig, ConformanceError> {
         max_batch_size: seats.map(|_| size(config, "max_batch_size")).transpose()?,
         requires_padding: flag("requires_padding"),
         // The scripted shard holds and bills blocks, whatever the router believes.
-        shard: ShardLayout::Paged,
+        shard: if flag("padded_shard") && flag("requires_padding") {
+            ShardLayout::Padded
+        } else {
+            ShardLayout::Paged
+        },
         speculate: size(config, "speculate")?,
-        max_input_tokens: u32::MAX,
-        max_total_tokens: u32::MAX,
-        max_concurrent_requests: u32::MAX,
+        max_input_tokens: limit(config, "max_input_tokens")?,
+        max_total_tokens: limit(config, "max_total_tokens")?,
+        max_concurrent_requests: limit(config, "max_concurrent_requests")?,
     })
 }
 
-/// Writes our steps as the recording writes its own.
-#[derive(Default)]
-struct Recorder {
-    ids: Vec<u64>,
-    cancelled: BTreeMap<u64, u64>,
-    steps: Vec<Value>,
-    finished: Vec<Value>,
+/// The settings as a recording of ours holds them: what `config` reads.
+pub(super) fn written(config: &TgiConfig) -> Value {
+    let (chunking, caching) = match config.rules {
+        TgiRules::V2 => (false, false),
+        TgiRules::V3 { prefill_chunking, prefix_caching } => (prefill_chunking, prefix_caching),
+    };
+    json!({
+        "block_size": config.block_size,
+        "max_batch_prefill_tokens": config.max_batch_prefill_tokens,
+        "max_batch_total_tokens": config.max_batch_total_tokens,
+        "waiting_served_ratio": config.waiting_served_ratio,
+        "max_waiting_tokens": config.max_waiting_tokens,
+        "max_batch_size": config.max_batch_size,
+        "requires_padding": config.requires_padding,
+        "padded_shard": config.shard == ShardLayout::Padded,
+        "speculate": config.speculate,
+        "support_chunking": chunking,
+        "prefix_caching": caching,
+        "max_input_tokens": config.max_input_tokens,
+        "max_total_tokens": config.max_total_tokens,
+        "max_concurrent_requests": config.max_concurrent_requests,
+    })
 }
 
-impl Recorder {
-    /// The recording's id of the request that arrived as number `uid`.
-    fn id(&self, uid: u64) -> u64 {
-        self.ids[usize::try_from(uid).expect("a position fits usize")]
-    }
-}
+/// How TGI is recorded.
+pub(super) struct TgiDialect;
 
-impl Written for Recorder {
-    fn written(self) -> (Vec<Value>, Vec<Value>) {
-        (self.steps, self.finished)
-    }
-}
-
-impl Observer for Recorder {
-    fn needs_every_step(&self) -> bool {
-        true
-    }
-
-    fn on_scheduled(&mut self, scheduled: &ScheduledStep<'_>) {
+impl Dialect for TgiDialect {
+    fn step(&self, scheduled: &ScheduledStep<'_>, name: &dyn Fn(u64) -> u64) -> Value {
+        let id = |id| name(scheduled.requests.get(id).uid);
         let detail = scheduled.step.detail.as_ref().expect("detail was asked for");
-        let request = |id| scheduled.requests.get(id);
+        let prompt = |id| scheduled.requests.get(id).spec.prompt_tokens;
         let seqs = &detail.scheduled;
-        let emitted = seqs
-            .iter()
-            .filter(|s| s.computed_tokens + s.new_tokens >= request(s.id).spec.prompt_tokens)
-            .map(|s| self.id(request(s.id).uid));
-        let step = json!({
+        let emitted = seqs.iter().filter(|s| s.computed_tokens + s.new_tokens >= prompt(s.id));
+        json!({
             "blocks_total": detail.blocks_held,
             "cached_tokens": seqs.iter().map(|s| s.computed_tokens).collect::<Vec<_>>(),
             "call": if detail.prefill_call { "prefill" } else { "decode" },
-            "emitted": emitted.collect::<Vec<_>>(),
-            "ids": seqs.iter().map(|s| self.id(request(s.id).uid)).collect::<Vec<_>>(),
+            "emitted": emitted.map(|s| id(s.id)).collect::<Vec<_>>(),
+            "ids": seqs.iter().map(|s| id(s.id)).collect::<Vec<_>>(),
             "input_tokens": seqs.iter().map(|s| s.new_tokens).collect::<Vec<_>>(),
-            "t0_ms": scheduled.start.as_nanos() / MS,
-            "t1_ms": scheduled.end.as_nanos() / MS,
-        });
-        self.steps.push(step);
+        })
     }
 
-    fn on_request(&mut self, record: &RequestRecord) {
-        let Outcome::Ended(reason) = record.outcome else { return };
-        let ended = record.ended.as_nanos() / MS;
-        // A recorded client notes when it went away, whenever the server noticed, and forgets what
-        // it had got.
-        let gone = self.cancelled.get(&record.uid).copied().filter(|&at| at <= ended);
-        let name = match reason {
-            _ if gone.is_some() => "ClientCancelled",
+    fn reason(&self, reason: FinishReason) -> &'static str {
+        match reason {
+            FinishReason::Aborted => "ClientCancelled",
             FinishReason::Stop => "EndOfSequenceToken",
             FinishReason::Length => "Length",
             other => other.name(),
-        };
-        let first_token = record.first_token.map(|t| t.as_nanos() / MS);
-        self.finished.push(json!({
-            "first_token_ms": if gone.is_some() { None } else { first_token },
-            "generated": if gone.is_some() { 0 } else { record.output_tokens },
-            "id": self.id(record.uid),
-            "reason": name,
-            "t_ms": gone.unwrap_or(ended),
-        }));
+        }
+    }
+
+    fn finished(&self, record: &RequestRecord, gone: bool, entry: &mut Value) {
+        entry["first_token_ms"] = json!(record.first_token.filter(|_| !gone).map(millis));
     }
 }

@@ -1,22 +1,37 @@
 //! Recorded TGIS schedules (`engines/tgis-tgi-golden-format.md`).
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
-use crate::engine::observer::{Observer, RequestRecord, ScheduledStep};
+use crate::engine::observer::{RequestRecord, ScheduledStep};
+use crate::request::FinishReason;
 use crate::scheduler::StepKind;
+use crate::scheduler::static_batch::{StaticBatch, StaticConfig};
 use crate::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
 
-use super::router_script::{MS, Written, replay, size};
+use super::router::{self, Dialect, limit, size};
 use super::{ConformanceError, Verdict, number};
 
 pub(super) fn check(engine: &str, golden: &Value) -> Result<Verdict, ConformanceError> {
     let config = config(engine, &golden["scenario"]["config"])?;
-    replay(engine, golden, Box::new(Tgis::new(config)), |ids, cancelled| Recorder {
-        ids,
-        cancelled,
-        ..Recorder::default()
+    router::check(engine, golden, &TgisDialect, || Box::new(Tgis::new(config.clone())))
+}
+
+/// Static batching, which no engine records: in the form of TGIS, to which its calls are nearest.
+pub(super) fn check_static(golden: &Value) -> Result<Verdict, ConformanceError> {
+    let config = &golden["scenario"]["config"];
+    let config = StaticConfig {
+        batch_size: size(config, "batch_size")?,
+        max_sequence_length: size(config, "max_sequence_length")?,
+        kv_tokens: number(config, "kv_tokens")?,
+    };
+    router::check("static", golden, &TgisDialect, || Box::new(StaticBatch::new(config.clone())))
+}
+
+pub(super) fn written_static(config: &StaticConfig) -> Value {
+    json!({
+        "batch_size": config.batch_size,
+        "max_sequence_length": config.max_sequence_length,
+        "kv_tokens": config.kv_tokens,
     })
 }
 
@@ -59,48 +74,66 @@ fn config(engine: &str, config: &Value) -> Result<TgisConfig, ConformanceError> 
         },
         other => return Err(ConformanceError::UnknownEngine(other.to_owned())),
     };
-    let oom_at = config.get("oom_at_tokens").and_then(Value::as_u64);
+    // The scripted shard has one limit for both; in a run of ours they may differ.
+    let both = config.get("oom_at_tokens").and_then(Value::as_u64);
+    let oom_at = |key: &str| config.get(key).and_then(Value::as_u64).or(both);
     Ok(TgisConfig {
         batch_type,
         rules,
         max_batch_size: seats,
         max_waiting_tokens: size(config, "max_waiting_tokens")?,
         max_sequence_length: length,
-        max_new_tokens: u32::MAX,
-        max_concurrent_requests: u32::MAX,
-        memory: ShardMemory { prefill_tokens: oom_at, decode_tokens: oom_at },
+        max_new_tokens: limit(config, "max_new_tokens")?,
+        max_concurrent_requests: limit(config, "max_concurrent_requests")?,
+        memory: ShardMemory {
+            prefill_tokens: oom_at("oom_at_prefill_tokens"),
+            decode_tokens: oom_at("oom_at_decode_tokens"),
+        },
     })
 }
 
-/// Writes our steps as the recording writes its own.
-#[derive(Default)]
-struct Recorder {
-    ids: Vec<u64>,
-    cancelled: BTreeMap<u64, u64>,
-    steps: Vec<Value>,
-    finished: Vec<Value>,
+/// The settings as a recording of ours holds them: what `config` reads.
+pub(super) fn written(config: &TgisConfig) -> Value {
+    let mut written = json!({
+        "batch_type": if config.batch_type == BatchType::Padded { "padded" } else { "flash" },
+        "max_batch_size": config.max_batch_size,
+        "max_waiting_tokens": config.max_waiting_tokens,
+        "max_sequence_length": config.max_sequence_length,
+        "max_new_tokens": config.max_new_tokens,
+        "max_concurrent_requests": config.max_concurrent_requests,
+        "oom_at_prefill_tokens": config.memory.prefill_tokens,
+        "oom_at_decode_tokens": config.memory.decode_tokens,
+    });
+    match config.rules {
+        WeightRules::Tgis2023 { max_batch_weight, max_prefill_weight } => {
+            written["max_batch_weight"] = max_batch_weight.into();
+            written["max_prefill_weight"] = max_prefill_weight.into();
+        }
+        WeightRules::Tgis2024 {
+            weight_limit,
+            prefill_linear,
+            prefill_quadratic,
+            nexttoken,
+            max_prefill_padding,
+        } => {
+            written["weight_limit"] = weight_limit.into();
+            written["prefill_linear_coef0"] = prefill_linear.into();
+            written["prefill_quadratic_coef0"] = prefill_quadratic[0].into();
+            written["prefill_quadratic_coef1"] = prefill_quadratic[1].into();
+            written["nexttoken_linear_coef0"] = nexttoken[0].into();
+            written["nexttoken_linear_coef1"] = nexttoken[1].into();
+            written["max_prefill_padding"] = max_prefill_padding.into();
+        }
+    }
+    written
 }
 
-impl Recorder {
-    /// The recording's id of the request that arrived as number `uid`.
-    fn id(&self, uid: u64) -> u64 {
-        self.ids[usize::try_from(uid).expect("a position fits usize")]
-    }
-}
+/// How TGIS is recorded.
+pub(super) struct TgisDialect;
 
-impl Written for Recorder {
-    fn written(self) -> (Vec<Value>, Vec<Value>) {
-        (self.steps, self.finished)
-    }
-}
-
-impl Observer for Recorder {
-    fn needs_every_step(&self) -> bool {
-        true
-    }
-
-    fn on_scheduled(&mut self, scheduled: &ScheduledStep<'_>) {
-        let name = |id| self.id(scheduled.requests.get(id).uid);
+impl Dialect for TgisDialect {
+    fn step(&self, scheduled: &ScheduledStep<'_>, name: &dyn Fn(u64) -> u64) -> Value {
+        let id = |id| name(scheduled.requests.get(id).uid);
         let detail = scheduled.step.detail.as_ref().expect("detail was asked for");
         let kind = match scheduled.step.kind {
             StepKind::Prefill => "prefill",
@@ -108,45 +141,31 @@ impl Observer for Recorder {
             _ => "cleanup",
         };
         let mut step = json!({
-            "ids": detail.scheduled.iter().map(|s| name(s.id)).collect::<Vec<_>>(),
+            "ids": detail.scheduled.iter().map(|s| id(s.id)).collect::<Vec<_>>(),
             "kind": kind,
-            "t0_ms": scheduled.start.as_nanos() / MS,
-            "t1_ms": scheduled.end.as_nanos() / MS,
             "tokens": detail.billed_tokens,
         });
         if !detail.pruned.is_empty() {
-            let ids = detail.pruned.iter().map(|&uid| self.id(uid));
-            step["pruned_first"] = ids.collect();
+            step["pruned_first"] = detail.pruned.iter().map(|&uid| name(uid)).collect();
         }
         if detail.out_of_memory {
             step["error"] = "oom".into();
         }
-        self.steps.push(step);
+        step
     }
 
-    fn on_request(&mut self, record: &RequestRecord) {
-        use crate::request::FinishReason as Reason;
-        let crate::engine::observer::Outcome::Ended(reason) = record.outcome else { return };
-        let ended = record.ended.as_nanos() / MS;
-        // A recorded client notes when it went away, whenever the server noticed.
-        let gone = self.cancelled.get(&record.uid).filter(|&&at| at <= ended);
-        let (name, at, generated) = match reason {
-            _ if gone.is_some() => ("ClientCancelled", gone.map_or(ended, |&at| at), 0),
-
-            Reason::Stop => ("EosToken", ended, record.output_tokens),
-            Reason::Length => ("MaxTokens", ended, record.output_tokens),
-            Reason::TimeLimit => ("TimeLimit", ended, record.output_tokens),
-            Reason::Aborted => ("ClientCancelled", ended, 0),
-            Reason::OutOfMemory => {
-                ("Error: Request failed during generation: GPU out of memory", ended, 0)
+    fn reason(&self, reason: FinishReason) -> &'static str {
+        match reason {
+            FinishReason::Aborted => "ClientCancelled",
+            FinishReason::Stop => "EosToken",
+            FinishReason::Length => "MaxTokens",
+            FinishReason::TimeLimit => "TimeLimit",
+            FinishReason::OutOfMemory => {
+                "Error: Request failed during generation: GPU out of memory"
             }
-            Reason::Ignored | Reason::Refused => ("refused", ended, 0),
-        };
-        self.finished.push(json!({
-            "generated": generated,
-            "id": self.id(record.uid),
-            "reason": name,
-            "t_ms": at,
-        }));
+            other => other.name(),
+        }
     }
+
+    fn finished(&self, _: &RequestRecord, _: bool, _: &mut Value) {}
 }

@@ -1,25 +1,23 @@
 //! What the recorded schedules of vLLM V0 and V1 have in common
 //! (`engines/vllm-golden-format.md`), in whole nanoseconds.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+mod recorder;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::cost::{ContextCost, CostTerm, DecodeCost, StepCost, StepShape, StepTime};
-use crate::engine::observer::{CompletedStep, Observer, Outcome, RequestRecord, ScheduledStep};
-use crate::engine::router::RoundRobin;
-use crate::engine::{RunOptions, Simulation};
-use crate::request::{FinishReason, Request, RequestId, RequestSpec};
-use crate::scheduler::{
-    Ended, Occupancy, Refusal, ScheduledSeq, Scheduler, Step, StepDetail, StepOutcome,
-};
+use crate::engine::observer::RequestRecord;
+use crate::request::RequestSpec;
+use crate::scheduler::{ScheduledSeq, Scheduler, StepDetail};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Workload;
 
-use super::{ConformanceError, Verdict, first_difference};
+use super::replay::{Drive, RECORDED_COST, RecordedCost, Steps, Watch, compare};
+use super::{ConformanceError, Verdict, number};
+
+pub(super) use recorder::{Recorder, request_name, set_list};
 
 /// The recorded cost in nanoseconds: `a + b * tokens in chunks + c * single tokens + d * context`.
 #[derive(Clone, Copy, Deserialize)]
@@ -28,6 +26,19 @@ pub(super) struct Linear {
     b: u64,
     c: u64,
     d: u64,
+}
+
+impl Linear {
+    fn read(cost: &Value) -> Result<Self, ConformanceError> {
+        let linear: Self = serde_json::from_value(cost.clone())
+            .map_err(|error| ConformanceError::Malformed(error.to_string()))?;
+        let Self { a, b, c, d } = linear;
+        if [a, b, c, d].iter().any(|&ns| ns > 1_000_000_000) {
+            let what = "a coefficient of its cost is over a second";
+            return Err(ConformanceError::Malformed(what.into()));
+        }
+        Ok(linear)
+    }
 }
 
 impl StepCost for Linear {
@@ -59,21 +70,18 @@ impl StepCost for Linear {
 /// A recording, as far as the replay reads it; steps, results and summary are only compared.
 #[derive(Deserialize)]
 pub(super) struct Golden<Config, Request> {
-    pub(super) oracle: Oracle,
     pub(super) config: Config,
-    pub(super) cost: Linear,
+    /// The coefficients of [`Linear`], or that steps last as long as they are recorded to.
+    cost: Value,
     /// (time, request), in order of time.
     #[serde(default)]
     aborts: Vec<(u64, usize)>,
-    pub(super) requests: Vec<Request>,
+    /// When the recorded run was cut off, if it was.
+    stop_ns: Option<u64>,
+    requests: Vec<Request>,
     steps: Vec<Value>,
     results: Vec<Value>,
     summary: Value,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Oracle {
-    pub(super) version: String,
 }
 
 /// A recorded request.
@@ -84,7 +92,7 @@ pub(super) trait GoldenRequest {
 }
 
 /// What V0 and V1 write differently.
-pub(super) trait Dialect {
+pub(super) trait Dialect: Default {
     /// A member of the batch.
     fn sequence(&mut self, index: usize, seq: &ScheduledSeq) -> Value;
 
@@ -100,57 +108,78 @@ pub(super) trait Dialect {
 
 impl<Config: DeserializeOwned, Request: GoldenRequest + DeserializeOwned> Golden<Config, Request> {
     pub(super) fn read(golden: Value) -> Result<Self, ConformanceError> {
-        let golden: Self = serde_json::from_value(golden)
-            .map_err(|error| ConformanceError::Malformed(error.to_string()))?;
-        let Linear { a, b, c, d } = golden.cost;
-        if [a, b, c, d].iter().any(|&ns| ns > 1_000_000_000) {
-            let what = "a coefficient of its cost is over a second";
-            return Err(ConformanceError::Malformed(what.into()));
-        }
-        Ok(golden)
+        serde_json::from_value(golden)
+            .map_err(|error| ConformanceError::Malformed(error.to_string()))
     }
 
-    /// Compares what `scheduler` does on the recorded requests with what is recorded.
+    /// Compares what a scheduler does on the recorded requests with what is recorded; a fresh one
+    /// is asked for each run, and `bill` may change what the recorded linear cost is asked.
     pub(super) fn check<D: Dialect>(
-        self,
+        &self,
         engine: &str,
-        mut scheduler: Box<dyn Scheduler>,
-        cost: Box<dyn StepCost>,
-        dialect: D,
+        scheduler: impl Fn() -> Box<dyn Scheduler>,
+        bill: impl Fn(Linear) -> Box<dyn StepCost>,
     ) -> Result<Verdict, ConformanceError> {
-        scheduler.record_detail();
         let requests = &self.requests;
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(|&index| (requests[index].arrival_ns(), index));
         let aborts = self.aborts_by_uid(&order)?;
-        let arrivals = order.iter().map(|&index| {
-            (SimTime::from_nanos(requests[index].arrival_ns()), requests[index].spec())
-        });
-        let workload = Arrivals { specs: arrivals.collect(), taken: 0 };
-        let log = Rc::new(RefCell::new(Log::default()));
-        let recorder = Recorder {
-            results: requests.iter().map(|request| json!({ "id": request.id() })).collect(),
-            order,
-            log: Rc::clone(&log),
-            dialect,
-            steps: Vec::new(),
-            preemptions: 0,
-            max_running: 0,
-            end: SimTime::ZERO,
+        let arrivals: Vec<_> = order
+            .iter()
+            .map(|&index| {
+                let at = SimTime::from_nanos(requests[index].arrival_ns());
+                (at, requests[index].spec())
+            })
+            .collect();
+        let linear = (self.cost != RECORDED_COST).then(|| Linear::read(&self.cost)).transpose()?;
+        let durations = if linear.is_none() { self.durations()? } else { Vec::new() };
+        let run = |watch: Watch| {
+            let mut recorder = Recorder::new(D::default(), Steps::kept(), &watch);
+            recorder.order.clone_from(&order);
+            recorder.results =
+                requests.iter().map(|request| json!({ "id": request.id() })).collect();
+            let drive = Drive {
+                scheduler: scheduler(),
+                cost: match linear {
+                    Some(linear) => bill(linear),
+                    None => Box::new(RecordedCost::new(durations.clone())),
+                },
+                workload: Box::new(Arrivals { specs: arrivals.clone(), taken: 0 }),
+                aborts: aborts.clone(),
+                stop_at: self.stop_ns.map(SimTime::from_nanos),
+            };
+            let mut ours = drive.run(watch, recorder);
+            ours.flush();
+            let summary = vec![ours.summary()];
+            Ok(vec![
+                ("steps", ours.steps.into_kept()),
+                ("results", ours.results),
+                ("summary", summary),
+            ])
         };
-        // What a damaged recording asks for may keep a scheduler busy for ever.
-        let left = self.steps.len() + 8;
-        let logged: Box<dyn Scheduler> =
-            Box::new(Logged { scheduler, uids: Vec::new(), left, log });
-        let options = RunOptions { aborts, ..RunOptions::default() };
-        let router = Box::new(RoundRobin::default());
-        let (_, ours) =
-            Simulation::new(vec![(logged, cost)], router, workload, recorder, options).run();
-        let summary = ours.summary();
-        let divergence = first_difference("steps", &self.steps, &ours.steps)
-            .or_else(|| first_difference("results", &self.results, &ours.results))
-            .or_else(|| first_difference("summary", &[self.summary], &[summary]));
-        Ok(Verdict { engine: engine.to_owned(), steps: self.steps.len(), divergence })
+        let recorded = vec![
+            ("steps", self.steps.clone()),
+            ("results", self.results.clone()),
+            ("summary", vec![self.summary.clone()]),
+        ];
+        let mut verdict = compare(engine, &recorded, run)?;
+        if let Some(state) = verdict.divergence.as_mut().and_then(|found| found.state.as_mut()) {
+            let index = |uid| usize::try_from(uid).ok().and_then(|at| order.get(at).copied());
+            state.rename(|uid| index(uid).map_or(uid, |at| at as u64));
+        }
+        Ok(verdict)
+    }
+
+    /// How long the recorded steps last: each begins when the one before it has ended.
+    fn durations(&self) -> Result<Vec<SimDuration>, ConformanceError> {
+        let (mut busy_until, mut durations) = (0, Vec::with_capacity(self.steps.len()));
+        for step in &self.steps {
+            let (decided, end) = (number(step, "t")?, number(step, "end")?);
+            let start = decided.max(busy_until);
+            durations.push(SimDuration::from_nanos(end.saturating_sub(start)));
+            busy_until = end;
+        }
+        Ok(durations)
     }
 
     /// The script of aborts, with the rank by arrival in place of the position in the recording.
@@ -203,181 +232,4 @@ impl Workload for Arrivals {
     }
 
     fn on_reply(&mut self, _: &RequestRecord) {}
-}
-
-/// The `uid`s that the scheduler was told of between two steps, which observers do not see.
-#[derive(Debug, Default)]
-struct Log {
-    added: Vec<u64>,
-    aborted: Vec<u64>,
-    /// Aborted just before the update of a step.
-    aborted_before_update: Vec<u64>,
-}
-
-/// The scheduler under test, with a note of each arrival and abort.
-struct Logged {
-    scheduler: Box<dyn Scheduler>,
-    /// The `uid` in each slot.
-    uids: Vec<u64>,
-    /// Steps that may still be scheduled.
-    left: usize,
-    log: Rc<RefCell<Log>>,
-}
-
-impl Scheduler for Logged {
-    fn admit(&mut self, request: &Request) -> Result<(), Refusal> {
-        self.scheduler.admit(request)
-    }
-
-    fn enqueue(&mut self, id: RequestId, request: &Request) {
-        if self.uids.len() <= id.index() {
-            self.uids.resize(id.index() + 1, 0);
-        }
-        self.uids[id.index()] = request.uid;
-        self.log.borrow_mut().added.push(request.uid);
-        self.scheduler.enqueue(id, request);
-    }
-
-    fn abort(&mut self, now: SimTime, id: RequestId, ended: &mut Vec<Ended>) {
-        self.log.borrow_mut().aborted.push(self.uids[id.index()]);
-        self.scheduler.abort(now, id, ended);
-    }
-
-    fn schedule(&mut self, now: SimTime, step: &mut Step) -> bool {
-        self.left -= 1;
-        self.scheduler.schedule(now, step)
-    }
-
-    fn complete(&mut self, start: SimTime, now: SimTime, outcome: &mut StepOutcome) {
-        let log = &mut *self.log.borrow_mut();
-        log.aborted_before_update.append(&mut log.aborted);
-        self.scheduler.complete(start, now, outcome);
-    }
-
-    fn has_work(&self) -> bool {
-        self.left > 0 && self.scheduler.has_work()
-    }
-
-    fn generated(&self, id: RequestId) -> u32 {
-        self.scheduler.generated(id)
-    }
-
-    fn occupancy(&self) -> Occupancy {
-        self.scheduler.occupancy()
-    }
-
-    fn pipeline_depth(&self) -> usize {
-        self.scheduler.pipeline_depth()
-    }
-}
-
-/// Writes our steps as the recording writes its own.
-struct Recorder<D> {
-    /// Position in the recording of each request, by `uid`.
-    order: Vec<usize>,
-    log: Rc<RefCell<Log>>,
-    dialect: D,
-    steps: Vec<Value>,
-    results: Vec<Value>,
-    preemptions: usize,
-    max_running: u32,
-    end: SimTime,
-}
-
-impl<D: Dialect> Recorder<D> {
-    fn index(&self, uid: u64) -> usize {
-        self.order[usize::try_from(uid).expect("a position fits usize")]
-    }
-
-    fn indices(&self, uids: &[u64]) -> Vec<usize> {
-        uids.iter().map(|&uid| self.index(uid)).collect()
-    }
-
-    fn summary(&self) -> Value {
-        let mut summary = json!({
-            "steps": self.steps.len(),
-            "preemptions": self.preemptions,
-            "end_ns": self.end.as_nanos(),
-            "max_running": self.max_running,
-        });
-        self.dialect.summary(&mut summary);
-        summary
-    }
-}
-
-/// Lists are written only if there is something in them.
-pub(super) fn set_list(step: &mut Value, key: &str, list: &[usize]) {
-    if !list.is_empty() {
-        step[key] = json!(list);
-    }
-}
-
-impl<D: Dialect> Observer for Recorder<D> {
-    fn needs_every_step(&self) -> bool {
-        true
-    }
-
-    fn on_scheduled(&mut self, scheduled: &ScheduledStep<'_>) {
-        let order = &self.order;
-        let index = |id| {
-            let uid = scheduled.requests.get(id).uid;
-            order[usize::try_from(uid).expect("a position fits usize")]
-        };
-        let detail = scheduled.step.detail.as_ref().expect("detail was asked for");
-        let preempted: Vec<usize> = scheduled.step.preempted.iter().map(|&id| index(id)).collect();
-        let batch: Vec<Value> =
-            detail.scheduled.iter().map(|s| self.dialect.sequence(index(s.id), s)).collect();
-        let Occupancy { running, waiting, .. } = scheduled.occupancy;
-        let mut step = json!({
-            "i": scheduled.index,
-            "t": scheduled.decided.as_nanos(),
-            "s": batch,
-            "end": scheduled.end.as_nanos(),
-            "rw": [running, waiting],
-            "fb": [detail.free_blocks],
-        });
-        let dropped: Vec<usize> = scheduled.step.ended.iter().map(|e| index(e.id)).collect();
-        self.dialect.step(detail, &dropped, &mut step);
-        let (added, aborted) = {
-            let log = &mut *self.log.borrow_mut();
-            (std::mem::take(&mut log.added), std::mem::take(&mut log.aborted))
-        };
-        set_list(&mut step, "add", &self.indices(&added));
-        set_list(&mut step, "ab", &self.indices(&aborted));
-        set_list(&mut step, "p", &preempted);
-        self.preemptions += preempted.len();
-        self.max_running = self.max_running.max(running);
-        self.steps.push(step);
-    }
-
-    fn on_completed(&mut self, completed: &CompletedStep<'_>) {
-        let aborted = std::mem::take(&mut self.log.borrow_mut().aborted_before_update);
-        let aborted = self.indices(&aborted);
-        let ended = completed.outcome.ended.iter();
-        let finished: Vec<usize> =
-            ended.map(|e| self.index(completed.requests.get(e.id).uid)).collect();
-        let at = usize::try_from(completed.index).expect("a position fits usize");
-        let step = &mut self.steps[at];
-        let Occupancy { kv_used, kv_total, .. } = completed.occupancy_after;
-        step["fb"] = json!([step["fb"][0], kv_total - kv_used]);
-        set_list(step, "uab", &aborted);
-        set_list(step, "fin", &finished);
-        self.end = completed.end;
-    }
-
-    fn on_request(&mut self, record: &RequestRecord) {
-        let Outcome::Ended(reason) = record.outcome else { return };
-        let why = match reason {
-            FinishReason::Aborted => "abort",
-            other => other.name(),
-        };
-        let index = self.index(record.uid);
-        let result = &mut self.results[index];
-        result["first_token_ns"] = json!(record.first_token.map(SimTime::as_nanos));
-        result["finish_ns"] = json!(record.ended.as_nanos());
-        result["why"] = json!(why);
-        result["out_tokens"] = json!(record.output_tokens);
-        result["preemptions"] = json!(record.preemptions);
-        self.dialect.result(record, result);
-    }
 }

@@ -1,6 +1,6 @@
 //! Recorded vLLM V0 schedules (`engines/vllm-golden-format.md`), in whole nanoseconds.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cost::{DecodeCost, StepCost, StepShape, StepTime};
@@ -14,7 +14,7 @@ use super::{ConformanceError, Verdict};
 
 pub(super) const FORMAT: &str = "vllm-v0-sched-golden/1";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Config {
     block_size: u32,
     num_gpu_blocks: u32,
@@ -35,25 +35,21 @@ struct Request {
     arrival_ns: u64,
     prompt_len: u32,
     max_tokens: u32,
+    /// Where the model stops by itself; real recordings ignore the end of a sequence.
+    stop_at: Option<u32>,
 }
 
-/// By the rules of `engine`, if it is given, instead of those of the version that was recorded.
-pub(super) fn check(golden: Value, engine: Option<&str>) -> Result<Verdict, ConformanceError> {
+/// By the rules of `engine`, whichever version was recorded.
+pub(super) fn check(golden: Value, engine: &str) -> Result<Verdict, ConformanceError> {
     let golden: Golden<Config, Request> = Golden::read(golden)?;
-    let recorded = format!("vllm-{}", golden.oracle.version);
-    let (engine, rules) = match engine.unwrap_or(&recorded) {
-        "vllm-0.2.7" => ("vllm-0.2.7", VllmV0Rules::V0_2_7),
-        "vllm-0.4.2" => ("vllm-0.4.2", VllmV0Rules::V0_4_2),
-        other => return Err(ConformanceError::UnknownEngine(other.to_owned())),
-    };
-    let scheduler = Box::new(VllmV0::new(golden.config.scheduler(rules)?));
-    let cost = Box::new(Unpadded { cost: golden.cost, padded: rules.prompts_padded });
-    golden.check(engine, scheduler, cost, V0::default())
+    let rules = if engine == "vllm-0.2.7" { VllmV0Rules::V0_2_7 } else { VllmV0Rules::V0_4_2 };
+    let config = golden.config.scheduler(rules)?;
+    let unpadded = |cost| Box::new(Unpadded { cost, padded: rules.prompts_padded }) as _;
+    golden.check::<V0>(engine, || Box::new(VllmV0::new(config.clone())), unpadded)
 }
 
 impl Config {
     fn scheduler(&self, rules: VllmV0Rules) -> Result<VllmV0Config, ConformanceError> {
-        let malformed = |what: &str| Err(ConformanceError::Malformed(what.into()));
         check_sizes(&[
             ("block_size", self.block_size),
             ("max_num_seqs", self.max_num_seqs),
@@ -62,7 +58,9 @@ impl Config {
             ("num_gpu_blocks", self.num_gpu_blocks),
         ])?;
         if self.enable_chunked_prefill && !rules.chunked_prefill_exists {
-            return malformed("its version has no chunked prefill");
+            return Err(ConformanceError::Impossible(
+                "this schedule has chunked prefill, which the version does not know".into(),
+            ));
         }
         Ok(VllmV0Config {
             max_model_len: self.max_model_len,
@@ -77,6 +75,19 @@ impl Config {
     }
 }
 
+/// The settings as a recording of ours holds them.
+pub(super) fn written(config: &VllmV0Config) -> Value {
+    json!(Config {
+        block_size: config.block_size,
+        num_gpu_blocks: config.num_gpu_blocks,
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        max_model_len: config.max_model_len,
+        max_paddings: config.max_paddings,
+        enable_chunked_prefill: config.enable_chunked_prefill,
+    })
+}
+
 impl GoldenRequest for Request {
     fn id(&self) -> &str {
         &self.id
@@ -87,7 +98,8 @@ impl GoldenRequest for Request {
     }
 
     fn spec(&self) -> RequestSpec {
-        RequestSpec::fixed(self.prompt_len, self.max_tokens)
+        let stop_at = self.stop_at.unwrap_or(u32::MAX);
+        RequestSpec { stop_at, ..RequestSpec::fixed(self.prompt_len, self.max_tokens) }
     }
 }
 
@@ -113,7 +125,7 @@ impl StepCost for Unpadded {
 
 /// What V0 recordings write in a way of their own.
 #[derive(Default)]
-struct V0 {
+pub(super) struct V0 {
     ignored: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::engine::observer::RequestRecord;
@@ -15,7 +15,7 @@ use super::{ConformanceError, Verdict};
 
 pub(super) const FORMAT: &str = "vllm-sched-golden/1";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Config {
     max_num_seqs: u32,
     max_num_active_seqs: Option<u32>,
@@ -43,29 +43,25 @@ struct Request {
     out_base: u64,
     max_tokens: u32,
     priority: i32,
+    /// Where the model stops by itself; real recordings ignore the end of a sequence.
+    stop_at: Option<u32>,
 }
 
-/// By the rules of `engine`, if it is given: its own defaults then decide what the recorded version
-/// did not know.
-pub(super) fn check(golden: Value, engine: Option<&str>) -> Result<Verdict, ConformanceError> {
+/// By the rules of `engine`; where that is another version than was `recorded`, its own defaults
+/// decide what the recorded one did not know.
+pub(super) fn check(
+    golden: Value,
+    recorded: &str,
+    engine: &str,
+) -> Result<Verdict, ConformanceError> {
     let golden: Golden<Config, Request> = Golden::read(golden)?;
-    let recorded = match golden.oracle.version.as_str() {
-        "0.32.0" => "vllm-0.32",
-        "0.13.0" => "vllm-0.13",
-        other => return Err(ConformanceError::UnknownEngine(format!("vllm {other}"))),
-    };
-    let engine = engine.unwrap_or(recorded);
-    let mut rules = match engine {
-        "vllm-0.32" => VllmV1Rules::V0_32,
-        "vllm-0.13" => VllmV1Rules::V0_13,
-        other => return Err(ConformanceError::UnknownEngine(other.to_owned())),
-    };
+    let mut rules = if engine == "vllm-0.13" { VllmV1Rules::V0_13 } else { VllmV1Rules::V0_32 };
     if engine == recorded {
         rules.reserve_full_isl = golden.config.scheduler_reserve_full_isl;
     }
-    let scheduler = Box::new(VllmV1::new(golden.config.scheduler(rules)?));
-    let cost = Box::new(golden.cost);
-    golden.check(engine, scheduler, cost, V1::default())
+    let config = golden.config.scheduler(rules)?;
+    let scheduler = || Box::new(VllmV1::new(config.clone())) as _;
+    golden.check::<V1>(engine, scheduler, |cost| Box::new(cost))
 }
 
 impl Config {
@@ -105,6 +101,30 @@ impl Config {
     }
 }
 
+/// The settings as a recording of ours holds them.
+pub(super) fn written(config: &VllmV1Config) -> Value {
+    json!(Config {
+        max_num_seqs: config.max_num_seqs,
+        max_num_active_seqs: config.max_num_active_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        max_num_scheduled_tokens: config.max_num_scheduled_tokens,
+        enable_chunked_prefill: config.enable_chunked_prefill,
+        long_prefill_token_threshold: config.long_prefill_token_threshold,
+        long_prefill_token_threshold_adaptive: config.long_prefill_token_threshold_adaptive,
+        policy: match config.policy {
+            Policy::Fcfs => "fcfs".into(),
+            Policy::Priority => "priority".into(),
+        },
+        scheduler_reserve_full_isl: config.rules.reserve_full_isl,
+        watermark: config.watermark,
+        async_scheduling: config.async_scheduling,
+        max_model_len: config.max_model_len,
+        block_size: config.block_size,
+        num_gpu_blocks: config.num_gpu_blocks,
+        enable_prefix_caching: config.enable_prefix_caching,
+    })
+}
+
 impl GoldenRequest for Request {
     fn id(&self) -> &str {
         &self.id
@@ -120,6 +140,7 @@ impl GoldenRequest for Request {
         let prompt = content.runs.iter().fold(0u32, |sum, run| sum.saturating_add(run.len));
         RequestSpec {
             priority: self.priority,
+            stop_at: self.stop_at.unwrap_or(u32::MAX),
             content: Some(Arc::new(content)),
             ..RequestSpec::fixed(prompt, self.max_tokens)
         }
@@ -128,7 +149,7 @@ impl GoldenRequest for Request {
 
 /// What V1 recordings write in a way of their own, and its totals.
 #[derive(Default)]
-struct V1 {
+pub(super) struct V1 {
     hit_tokens: u64,
     scheduled_tokens: u64,
     chunked: u64,

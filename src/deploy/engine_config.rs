@@ -89,7 +89,7 @@ pub(super) fn graphs(engine: &EngineSpec) -> Graphs {
 
 /// The scheduler's own settings, complete.
 #[derive(Clone, Debug)]
-pub(super) enum EngineConfig {
+pub enum EngineConfig {
     Tgis(TgisConfig),
     Tgi(TgiConfig),
     VllmV0(VllmV0Config),
@@ -131,7 +131,8 @@ impl EngineConfig {
         })
     }
 
-    pub(super) fn scheduler(&self) -> Box<dyn Scheduler> {
+    /// A fresh scheduler with these settings.
+    pub fn scheduler(&self) -> Box<dyn Scheduler> {
         match self.clone() {
             Self::Tgis(config) => Box::new(Tgis::new(config)),
             Self::Tgi(config) => Box::new(Tgi::new(config)),

@@ -5,7 +5,7 @@
 //! `--check` does the same in release and gathers them. A plain run has no such wrapper.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::request::{Request, RequestId};
@@ -35,6 +35,8 @@ pub(super) struct Audited {
     steps: u64,
     now: SimTime,
     tokens_made: u64,
+    /// Decoding sequences of the newest step: what a steady turn makes.
+    decoding: u32,
     tokens_of_ended: u64,
     fruitless: u32,
 }
@@ -53,6 +55,7 @@ impl Audited {
             steps: 0,
             now: SimTime::ZERO,
             tokens_made: 0,
+            decoding: 0,
             tokens_of_ended: 0,
             fruitless: 0,
         }
@@ -109,9 +112,12 @@ impl Audited {
         let queues = [audit.running.len(), audit.waiting.len()];
         let told = [occupancy.running as usize, occupancy.waiting as usize];
         // TGIS counts a batch only once it has been prefilled.
-        self.expect(told[0] <= queues[0] && told[1] == queues[1], Rule::NoRequestLost, None, || {
-            format!("{told:?} run and wait by its own account, {queues:?} by count")
-        });
+        self.expect(
+            told[0] <= queues[0] && told[1] == queues[1],
+            Rule::NoRequestLost,
+            None,
+            || format!("{told:?} run and wait by its own account, {queues:?} by count"),
+        );
         let Some(kv) = audit.kv else { return };
         self.expect(kv.free + kv.held + kv.cached == kv.total, Rule::BlocksConserved, None, || {
             format!(
@@ -128,22 +134,25 @@ impl Audited {
     }
 
     fn nobody_is_lost(&self, audit: &Audit) {
-        let mut seen: BTreeMap<RequestId, u32> = BTreeMap::new();
+        // By slot: how often it is there.
+        let slots = self.live.last_key_value().map_or(0, |(id, _)| id.index() + 1);
+        let mut seen = vec![0u32; slots];
         let running = audit.running.iter().map(|holding| holding.id);
         for id in running.chain(audit.waiting.iter().copied()) {
-            *seen.entry(id).or_default() += 1;
-        }
-        for (&id, &times) in &seen {
-            self.expect(times == 1, Rule::NoRequestLost, Some(id), || {
-                format!("it stands in {times} places")
-            });
-            self.expect(self.live.contains_key(&id), Rule::NoRequestLost, Some(id), || {
-                format!("slot {} has ended and is still there", id.0)
-            });
+            match seen.get_mut(id.index()) {
+                Some(times) if self.live.contains_key(&id) => *times += 1,
+                _ => self.broken(
+                    Rule::NoRequestLost,
+                    None,
+                    format!("slot {} has ended and is still there", id.0),
+                ),
+            }
         }
         for &id in self.live.keys() {
-            self.expect(seen.contains_key(&id), Rule::NoRequestLost, Some(id), || {
-                "it neither runs nor waits".into()
+            let times = seen[id.index()];
+            self.expect(times == 1, Rule::NoRequestLost, Some(id), || match times {
+                0 => "it neither runs nor waits".into(),
+                _ => format!("it stands in {times} places"),
             });
         }
     }
@@ -174,25 +183,28 @@ impl Audited {
         }
     }
 
-    /// Those who left the queue stood before all who are still in it.
+    /// Those who left the queue stood before all who are still in it, and these keep their order.
     fn nobody_overtakes(&self, before: &Audit, step: &Step) {
         let Some(after) = self.inner.audit(Depth::Queues) else { return };
-        let ended = |id: &RequestId| step.ended.iter().any(|end| end.id == *id);
+        if after.waiting == before.waiting {
+            return;
+        }
+        let waited: BTreeSet<RequestId> = before.waiting.iter().copied().collect();
+        let waits: BTreeSet<RequestId> = after.waiting.iter().copied().collect();
         let mut passed_over = None;
-        for id in before.waiting.iter().filter(|id| !ended(id)) {
-            if after.waiting.contains(id) {
+        for id in &before.waiting {
+            if waits.contains(id) {
                 passed_over = passed_over.or(Some(*id));
+            } else if step.ended.iter().any(|end| end.id == *id) {
+                continue;
             } else if let Some(first) = passed_over {
-                self.broken(
-                    Rule::AdmissionOrder,
-                    Some(*id),
-                    format!("it overtakes request {:?}", self.live.get(&first)),
-                );
+                let first = self.live.get(&first).copied().unwrap_or(u64::MAX);
+                let what = format!("it overtakes request {first}");
+                self.broken(Rule::AdmissionOrder, Some(*id), what);
             }
         }
-        let stayed: Vec<_> =
-            after.waiting.iter().filter(|id| before.waiting.contains(id)).collect();
-        let order = before.waiting.iter().filter(|id| after.waiting.contains(id));
+        let stayed = after.waiting.iter().filter(|id| waited.contains(id));
+        let order = before.waiting.iter().filter(|id| waits.contains(id));
         self.expect(order.eq(stayed), Rule::AdmissionOrder, None, || {
             "those who wait have changed places".into()
         });
@@ -228,6 +240,9 @@ impl Scheduler for Audited {
         let before = self.inner.audit(Depth::Queues);
         let runs = self.inner.schedule(now, step);
         self.steps += u64::from(runs);
+        if runs {
+            self.decoding = step.shape.decode_seqs;
+        }
         if let Some(before) = before {
             self.judge(&before, step);
         }
@@ -245,12 +260,11 @@ impl Scheduler for Audited {
             self.fruitless = 0;
         }
         self.end(&outcome.ended);
-        let held: u64 = self.live.keys().map(|&id| u64::from(self.inner.generated(id))).sum();
-        let counted = held + self.tokens_of_ended;
-        self.expect(counted == self.tokens_made, Rule::TokensConserved, None, || {
-            format!("steps made {} tokens, and requests have {counted}", self.tokens_made)
-        });
-        self.examine(self.depth());
+        // Who stays is examined when the next step is decided.
+        if !outcome.ended.is_empty() {
+            self.examine(self.depth());
+        }
+        self.count_tokens();
     }
 
     fn steady_turns(&self) -> u32 {
@@ -258,10 +272,10 @@ impl Scheduler for Audited {
     }
 
     fn advance(&mut self, turns: u32) {
-        let before = self.tokens_of_live();
         self.inner.advance(turns);
-        self.tokens_made += self.tokens_of_live() - before;
+        self.tokens_made += u64::from(turns) * u64::from(self.decoding);
         self.steps += u64::from(turns);
+        self.count_tokens();
         self.examine(self.depth());
     }
 
@@ -291,7 +305,15 @@ impl Scheduler for Audited {
 }
 
 impl Audited {
-    fn tokens_of_live(&self) -> u64 {
-        self.live.keys().map(|&id| u64::from(self.inner.generated(id))).sum()
+    /// Not at every step: a scheduler may walk its queue to tell what a request has got.
+    fn count_tokens(&self) {
+        if self.depth() == Depth::Queues {
+            return;
+        }
+        let held: u64 = self.live.keys().map(|&id| u64::from(self.inner.generated(id))).sum();
+        let counted = held + self.tokens_of_ended;
+        self.expect(counted == self.tokens_made, Rule::TokensConserved, None, || {
+            format!("steps made {} tokens, and requests have {counted}", self.tokens_made)
+        });
     }
 }

@@ -61,12 +61,13 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub const FAILURES: [FinishReason; 5] = [
+    pub const FAILURES: [FinishReason; 6] = [
         FinishReason::TimeLimit,
         FinishReason::Aborted,
         FinishReason::Ignored,
         FinishReason::Refused,
         FinishReason::OutOfMemory,
+        FinishReason::Starved,
     ];
 
     pub fn failed_for(&self, reason: FinishReason) -> u64 {

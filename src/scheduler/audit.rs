@@ -35,7 +35,8 @@ impl Audit {
     /// Notes that a kept `sum` is not what `counted` says.
     pub fn compare(&mut self, rule: Rule, what: &str, kept: u64, counted: u64) {
         if kept != counted {
-            self.broken.push(Broken { rule, what: format!("{what}: {kept} kept, {counted} found") });
+            self.broken
+                .push(Broken { rule, what: format!("{what}: {kept} kept, {counted} found") });
         }
     }
 }

@@ -27,7 +27,7 @@ mod update;
 use std::collections::VecDeque;
 
 use crate::kv_cache::KvCacheManager;
-use crate::request::{Request, RequestId};
+use crate::request::{FinishReason, Request, RequestId};
 use crate::scheduler::audit::{Audit, Depth};
 use crate::scheduler::{Ended, Occupancy, Refusal, Scheduler, Step, StepKind, StepOutcome};
 use crate::time::SimTime;
@@ -97,6 +97,8 @@ pub struct VllmV1 {
     #[expect(clippy::vec_box, reason = "they change places with those in flight at every step")]
     spare: Vec<Box<Flight>>,
     admissions: u64,
+    /// Preemptions since the last token.
+    fruitless: u32,
     /// Requests have ended that no step has reported to the workers yet.
     unflushed: bool,
     waiting_stop: WaitingStop,
@@ -125,6 +127,7 @@ impl VllmV1 {
             in_flight: VecDeque::with_capacity(2),
             spare: Vec::new(),
             admissions: 0,
+            fruitless: 0,
             unflushed: false,
             waiting_stop: WaitingStop::Unknown,
             recording: false,
@@ -194,7 +197,7 @@ impl Scheduler for VllmV1 {
     }
 
     fn abort(&mut self, _: SimTime, id: RequestId, ended: &mut Vec<Ended>) {
-        self.abort_request(id, ended);
+        self.drop_request(id, FinishReason::Aborted, ended);
     }
 
     fn schedule(&mut self, _: SimTime, step: &mut Step) -> bool {
@@ -280,6 +283,9 @@ impl VllmV1 {
         round.flight.clear();
         if self.exact_only || !self.run_lockstep(&mut round, step) {
             self.run_each(&mut round, step);
+        }
+        if !step.preempted.is_empty() {
+            self.count_fruitless(step);
         }
         self.waiting_stop = if step.preempted.is_empty() {
             self.admit_waiting(&mut round, step)

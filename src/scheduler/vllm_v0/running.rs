@@ -132,7 +132,7 @@ impl VllmV0 {
             step.preempted.push(id);
         } else {
             let output_tokens = seq.outputs;
-            step.ended.push(Ended { id, reason: FinishReason::Ignored, output_tokens });
+            step.ended.push(Ended { id, reason: FinishReason::Starved, output_tokens });
         }
     }
 

@@ -1,12 +1,18 @@
 //! The running loop: tokens for those who run already, and preemption where blocks run out.
 
 use crate::kv_cache::Release;
-use crate::request::RequestId;
+use crate::request::{FinishReason, RequestId};
 use crate::scheduler::Step;
 
 use super::flight::Chunk;
 use super::sequence::{Phase, Sequence};
 use super::{Policy, Round, VllmV1};
+
+/// Preemptions without a token in between after which the newest victim is dropped. Two requests of
+/// equal priority that arrived together and do not fit beside each other displace each other in
+/// turns: of equals the first of the list is the victim, whoever asks, and the real scheduler goes on
+/// so for ever.
+const MOST_FRUITLESS_PREEMPTIONS: u32 = 1000;
 
 impl VllmV1 {
     /// Output tokens of a live request that have been delivered.
@@ -225,6 +231,16 @@ impl VllmV1 {
         seq.scheduled_turn = round.turn;
         seq.chunk = 1;
         round.budget -= 1;
+    }
+
+    /// Drops the newest victim where preemptions have long come to nothing.
+    pub(super) fn count_fruitless(&mut self, step: &mut Step) {
+        self.fruitless += u32::try_from(step.preempted.len()).expect("a batch fits u32");
+        if self.fruitless < MOST_FRUITLESS_PREEMPTIONS {
+            return;
+        }
+        let id = *step.preempted.last().expect("somebody was preempted");
+        self.drop_request(id, FinishReason::Starved, &mut step.ended);
     }
 
     /// Where the running request stands that a more urgent one displaces first: the largest

@@ -38,6 +38,9 @@ impl VllmV1 {
             let stalled = flight.missed.iter().filter(|&&member| self.is_running(member));
             outcome.stalled.extend(stalled.map(|&(_, id)| id));
         }
+        if outcome.tokens() > 0 {
+            self.fruitless = 0;
+        }
         self.register_known_tokens();
         for &member in &flight.finishing {
             if self.is_alive(member) {
@@ -95,11 +98,16 @@ impl VllmV1 {
         reason
     }
 
-    /// The client of a request has gone away.
-    pub(super) fn abort_request(&mut self, id: RequestId, ended: &mut Vec<Ended>) {
+    /// A request ends before it is complete.
+    pub(super) fn drop_request(
+        &mut self,
+        id: RequestId,
+        reason: FinishReason,
+        ended: &mut Vec<Ended>,
+    ) {
         let output_tokens = self.outputs(id);
         self.end(id);
-        ended.push(Ended { id, reason: FinishReason::Aborted, output_tokens });
+        ended.push(Ended { id, reason, output_tokens });
     }
 
     /// A request leaves the scheduler from wherever it stands; its blocks are free at once.
