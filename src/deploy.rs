@@ -19,7 +19,7 @@ use crate::scheduler::Scheduler;
 use crate::scheduler::tgi::TgiStartError;
 use crate::scheduler::tgis::TgisStartError;
 use crate::time::{SimDuration, SimTime};
-use crate::workload::{Arrivals, ClosedLoop, Lengths, OpenLoop, Workload};
+use crate::workload::{Arrivals, ClosedLoop, Mix, OpenLoop, Workload};
 
 pub use engine_config::EngineConfig;
 
@@ -168,16 +168,19 @@ impl<'a> Deployment<'a> {
     /// The requests of a run with `seed`.
     pub fn workload(&self, seed: u64) -> Box<dyn Workload> {
         let spec = &self.scenario.workload;
-        let lengths = |clients| Lengths::new(&spec.lengths.source, clients, seed, 0);
+        let askers = spec.askers();
+        let turn_round = self.profiles.deployment.profile.client_turn_round.value.get();
+        let pause = SimDuration::from_secs_f64(turn_round);
         match &spec.arrivals {
             &ArrivalSpec::ClosedLoop { clients, think_time } => {
-                let turn_round = self.profiles.deployment.profile.client_turn_round.value.get();
-                let pause = think_time + SimDuration::from_secs_f64(turn_round);
-                Box::new(ClosedLoop::new(clients, lengths(clients), pause, spec.num_requests))
+                let mix = Mix::of_clients(&askers, clients, seed);
+                Box::new(ClosedLoop::new(clients, mix, think_time, pause, spec.num_requests))
             }
             ArrivalSpec::Open(process) => {
-                let arrivals = Arrivals::new(process, spec.num_requests, spec.duration, seed);
-                Box::new(OpenLoop::new(arrivals, lengths(1)))
+                let (requests, duration) = (spec.num_requests, spec.duration);
+                let arrivals = Arrivals::new(process, requests, duration, seed);
+                let mix = Mix::open_loop(&askers, seed);
+                Box::new(OpenLoop::new(arrivals, mix, pause, requests, duration))
             }
         }
     }

@@ -288,6 +288,7 @@ fn record(
         client: request.spec.client,
         replica: request.replica,
         priority: request.spec.priority,
+        tenant: request.spec.tenant,
         arrival: request.arrival,
         // A step decided behind the one in flight may lie beyond the end of the run.
         first_scheduled: request.first_scheduled.filter(|&at| at <= ended),

@@ -19,6 +19,14 @@ pub enum Use {
     Outputs(u32),
     /// States of a modulated arrival process.
     Modulation,
+    /// Which tenant an arrival of an open loop is of.
+    Tenants,
+    /// Which of the shared prompt beginnings a client's conversations have.
+    Prefixes(u32),
+    /// Turns of a client's conversations.
+    Turns(u32),
+    /// Pauses between a client's turns.
+    ThinkTimes(u32),
 }
 
 /// The stream of `seed` for one use. The same on every platform.
@@ -34,6 +42,10 @@ pub fn tenant_stream(seed: u64, tenant: u16, purpose: Use) -> ChaCha8Rng {
         Use::Client(index) => (3, index),
         Use::Outputs(index) => (4, index),
         Use::Modulation => (5, 0),
+        Use::Tenants => (6, 0),
+        Use::Prefixes(index) => (7, index),
+        Use::Turns(index) => (8, index),
+        Use::ThinkTimes(index) => (9, index),
     };
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(u64::from(tenant) << 48 | kind << 32 | u64::from(index));

@@ -27,8 +27,11 @@ pub struct RequestSpec {
     pub priority: i32,
     /// The time limit after which the server answers with what it has (TGIS).
     pub deadline: Option<SimTime>,
-    /// The closed-loop client that sent it; 0 in an open loop.
+    /// The closed-loop client that sent it; in an open loop the number of the conversation, or 0
+    /// where every request stands alone.
     pub client: u32,
+    /// Which of the workload's tenants it is of; 0 where there are none.
+    pub tenant: u16,
     /// Which tokens the prompt holds, as far as prefix caching can see; `None`: shared with nobody.
     pub content: Option<Arc<PromptContent>>,
 }
@@ -43,6 +46,7 @@ impl RequestSpec {
             priority: 0,
             deadline: None,
             client: 0,
+            tenant: 0,
             content: None,
         }
     }

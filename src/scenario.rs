@@ -35,7 +35,7 @@ use crate::metrics::Convention;
 use crate::model::{KvCacheDtype, ModelConfig, WeightPrecision};
 use crate::time::SimDuration;
 use crate::units::UsdPerHour;
-use crate::workload::{ArrivalProcess, LengthSource};
+use crate::workload::{ArrivalProcess, LengthSource, Sessions, SharedPrefix, Tenant};
 
 pub use defaults::EffectiveSettings;
 pub use diagnostic::Diagnostics;
@@ -130,7 +130,13 @@ impl Serialize for EngineSpec {
 #[serde(rename_all = "kebab-case")]
 pub struct WorkloadSpec {
     pub arrivals: ArrivalSpec,
-    pub lengths: LengthSpec,
+    /// `None` where every tenant has its own, or a trace says them.
+    pub lengths: Option<LengthSpec>,
+    pub shared_prefix: Option<SharedPrefix>,
+    pub sessions: Option<Sessions>,
+    /// In the order of their names; none where all requests are of one kind. Complete: what the
+    /// file leaves to `[workload]` has been filled in.
+    pub tenants: Vec<TenantSpec>,
     /// When clients stop sending. At least one of this and `num_requests` is set; with both, what
     /// comes first.
     pub duration: Option<SimDuration>,
@@ -139,6 +145,29 @@ pub struct WorkloadSpec {
     /// Whether the system serves what is in flight when arrivals stop; never so in a closed loop
     /// with a duration.
     pub drain: bool,
+}
+
+impl WorkloadSpec {
+    /// Names of the tenants by the number that requests carry; none where there are no tenants.
+    pub fn tenant_names(&self) -> Vec<String> {
+        self.tenants.iter().map(|tenant| tenant.name.clone()).collect()
+    }
+
+    /// Those who ask: the tenants, or one that is everybody. None where a trace says it all.
+    pub fn askers(&self) -> Vec<Tenant> {
+        let everybody = self.lengths.iter().filter(|_| self.tenants.is_empty()).map(|lengths| {
+            let (prefix, sessions) = (self.shared_prefix, self.sessions);
+            Tenant { share: 1.0, priority: 0, lengths: lengths.source.clone(), prefix, sessions }
+        });
+        let tenants = self.tenants.iter().map(|tenant| Tenant {
+            share: tenant.share,
+            priority: tenant.priority,
+            lengths: tenant.lengths.source.clone(),
+            prefix: tenant.shared_prefix,
+            sessions: tenant.sessions,
+        });
+        everybody.chain(tenants).collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -155,6 +184,19 @@ impl ArrivalSpec {
     pub const fn is_closed_loop(&self) -> bool {
         matches!(self, Self::ClosedLoop { .. })
     }
+}
+
+/// One class of requests.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TenantSpec {
+    pub name: String,
+    /// Relative to the other tenants'; above zero.
+    pub share: f64,
+    pub priority: i32,
+    pub lengths: LengthSpec,
+    pub shared_prefix: Option<SharedPrefix>,
+    pub sessions: Option<Sessions>,
 }
 
 /// Prompt and output lengths; a fixed length is a list of one.

@@ -5,6 +5,7 @@ mod arrival;
 mod closed_loop;
 mod length;
 mod open_loop;
+mod tenant;
 
 use crate::engine::observer::RequestRecord;
 use crate::request::RequestSpec;
@@ -14,6 +15,7 @@ pub use arrival::{ArrivalProcess, Arrivals, RampStrategy};
 pub use closed_loop::ClosedLoop;
 pub use length::{LengthDistribution, LengthOrder, LengthPair, LengthSource, Lengths};
 pub use open_loop::OpenLoop;
+pub use tenant::{Mix, Sessions, SharedPrefix, Tenant, Turns};
 
 /// A source of requests. Arrival times never decrease.
 pub trait Workload {

@@ -17,8 +17,8 @@ use servesim::scheduler::vllm_v0::{VllmV0, VllmV0Config, VllmV0Rules};
 use servesim::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 use servesim::time::{SimDuration, SimTime};
 use servesim::workload::{
-    ArrivalProcess, Arrivals, ClosedLoop, LengthOrder, LengthPair, LengthSource, Lengths, OpenLoop,
-    Workload,
+    ArrivalProcess, Arrivals, ClosedLoop, LengthOrder, LengthPair, LengthSource, Mix, OpenLoop,
+    Sessions, SharedPrefix, Tenant, Turns, Workload,
 };
 
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ struct Case {
     stop_ms: Option<u64>,
     pause_ms: u64,
     seed: u64,
+    prefix: Option<SharedPrefix>,
+    sessions: Option<Sessions>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,14 +62,23 @@ fn run(case: &Case, step_by_step: bool) -> (RunTotals, Digest) {
     let clients = if case.closed { case.clients } else { 1 };
     let order = LengthOrder::PerClientShuffle;
     let source = LengthSource::Pairs { pairs: case.pairs.clone().into(), order };
-    let lengths = Lengths::new(&source, clients, case.seed, 0);
+    let tenant = Tenant {
+        share: 1.0,
+        priority: 0,
+        lengths: source,
+        prefix: case.prefix,
+        sessions: case.sessions,
+    };
+    let tenants = [tenant.clone(), Tenant { priority: 1, ..tenant }];
     let workload: Box<dyn Workload> = if case.closed {
         let pause = SimDuration::from_millis(case.pause_ms);
-        Box::new(ClosedLoop::new(clients, lengths, pause, Some(case.requests)))
+        let mix = Mix::of_clients(&tenants, clients, case.seed);
+        Box::new(ClosedLoop::new(clients, mix, pause, SimDuration::ZERO, Some(case.requests)))
     } else {
         let process = ArrivalProcess::Poisson { request_rate: case.rate, rescale: false };
         let arrivals = Arrivals::new(&process, Some(case.requests), None, case.seed);
-        Box::new(OpenLoop::new(arrivals, lengths))
+        let mix = Mix::open_loop(&tenants, case.seed);
+        Box::new(OpenLoop::new(arrivals, mix, SimDuration::ZERO, Some(case.requests), None))
     };
     let stop_at = case.stop_ms.map(|ms| SimTime::from_nanos(ms * 1_000_000));
     let options = RunOptions { stop_at, step_by_step, ..RunOptions::default() };
@@ -219,8 +230,10 @@ fn cases() -> impl Strategy<Value = Case> {
         1u32..30,
         0.5f64..40.0,
         (1u64..80, prop::option::of(1u64..20_000), 0u64..40, any::<u64>()),
+        (prop::option::of((1u32..200, 1u16..3)), prop::option::of((1u32..5, 0u64..200))),
     )
-        .prop_map(|(scheduler, replicas, pairs, closed, clients, rate, rest)| {
+        .prop_map(|(scheduler, replicas, pairs, closed, clients, rate, rest, shared)| {
+            let (prefix, sessions) = shared;
             let (requests, stop_ms, pause_ms, seed) = rest;
             let pairs = pairs.into_iter().map(|(input, output)| LengthPair { input, output });
             Case {
@@ -234,6 +247,12 @@ fn cases() -> impl Strategy<Value = Case> {
                 stop_ms,
                 pause_ms,
                 seed,
+                prefix: prefix.map(|(tokens, count)| SharedPrefix { tokens, count }),
+                sessions: sessions.map(|(turns, think)| Sessions {
+                    turns: Turns::Fixed(turns),
+                    think_time: SimDuration::from_millis(think),
+                    exponential: think % 2 == 0,
+                }),
             }
         })
 }

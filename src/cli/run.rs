@@ -244,7 +244,10 @@ fn one_seed(
     let observer = (
         Recorder::new(deployment.measure()),
         (
-            (requests.map(|w| RequestsCsv::new(seed, w)), steps.map(|w| StepsCsv::new(seed, w))),
+            (
+                requests.map(|w| RequestsCsv::new(seed, workload.tenant_names(), w)),
+                steps.map(|w| StepsCsv::new(seed, w)),
+            ),
             (
                 args.check.then(Invariants::default),
                 watch.and_then(|watch| Progress::new(goal, watch.started())),

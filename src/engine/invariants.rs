@@ -198,6 +198,7 @@ mod tests {
             client: 0,
             replica: 0,
             priority: 0,
+            tenant: 0,
             arrival: SimTime::from_nanos(5),
             first_scheduled: Some(SimTime::from_nanos(7)),
             first_token: Some(SimTime::from_nanos(9)),

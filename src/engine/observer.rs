@@ -118,6 +118,8 @@ pub struct RequestRecord {
     pub client: u32,
     pub replica: u16,
     pub priority: i32,
+    /// As in the request's spec.
+    pub tenant: u16,
     pub arrival: SimTime,
     pub first_scheduled: Option<SimTime>,
     pub first_token: Option<SimTime>,

@@ -299,6 +299,7 @@ pub(super) mod tests {
             client: 0,
             replica: 0,
             priority: 0,
+            tenant: 0,
             arrival: at(arrival),
             first_scheduled: Some(at(arrival)),
             first_token: Some(at(first_token)),

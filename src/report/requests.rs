@@ -11,7 +11,7 @@ use crate::time::{SimDuration, SimTime};
 /// milliseconds. A field is empty where the request did not get that far.
 pub const REQUESTS_HEADER: &str = "seed,request,client,replica,priority,outcome,prompt_tokens,\
 output_tokens,cached_tokens,preemptions,arrival_ns,first_scheduled_ns,first_token_ns,ended_ns,\
-queue_ms,ttft_ms,tpot_ms,e2el_ms,normalized_latency_ms\n";
+queue_ms,ttft_ms,tpot_ms,e2el_ms,normalized_latency_ms,tenant\n";
 
 /// Writes a row as each request ends, so that memory does not grow with their number.
 #[derive(Debug)]
@@ -21,12 +21,14 @@ pub struct RequestsCsv<W> {
     /// The first failure; nothing is written after it.
     error: Option<io::Error>,
     line: String,
+    /// By number; empty where requests are of one kind.
+    tenants: Vec<String>,
 }
 
 impl<W: Write> RequestsCsv<W> {
     /// Rows only: the header is the caller's, who may write several runs one after the other.
-    pub const fn new(seed: u64, writer: W) -> Self {
-        Self { seed, writer, error: None, line: String::new() }
+    pub const fn new(seed: u64, tenants: Vec<String>, writer: W) -> Self {
+        Self { seed, writer, error: None, line: String::new(), tenants }
     }
 
     /// Flushes and gives the writer back, or the first failure of any row.
@@ -45,19 +47,20 @@ impl<W: Write> Observer for RequestsCsv<W> {
             return;
         }
         self.line.clear();
-        row(&mut self.line, self.seed, r);
+        let tenant = self.tenants.get(usize::from(r.tenant)).map_or("", String::as_str);
+        row(&mut self.line, self.seed, tenant, r);
         self.error = self.writer.write_all(self.line.as_bytes()).err();
     }
 }
 
-fn row(line: &mut String, seed: u64, r: &RequestRecord) {
+fn row(line: &mut String, seed: u64, tenant: &str, r: &RequestRecord) {
     let instant = |at: Option<SimTime>| Field(at.map(|at| at.as_nanos()));
     let latency = |span: Option<SimDuration>| Field(span.map(|span| span.as_nanos() as f64 / 1e6));
     let per_token =
         (r.output_tokens > 0).then(|| r.e2e().as_nanos() as f64 / 1e6 / f64::from(r.output_tokens));
     writeln!(
         line,
-        "{seed},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+        "{seed},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{tenant}",
         r.uid,
         r.client,
         r.replica,
@@ -101,6 +104,7 @@ mod tests {
             client: 2,
             replica: 1,
             priority: 0,
+            tenant: 0,
             arrival: SimTime::from_nanos(1_000_000),
             first_scheduled: Some(SimTime::from_nanos(3_000_000)),
             first_token: Some(SimTime::from_nanos(51_000_000)),
@@ -114,7 +118,7 @@ mod tests {
     }
 
     fn written(records: &[RequestRecord]) -> String {
-        let mut csv = RequestsCsv::new(1, REQUESTS_HEADER.as_bytes().to_vec());
+        let mut csv = RequestsCsv::new(1, Vec::new(), REQUESTS_HEADER.as_bytes().to_vec());
         records.iter().for_each(|record| csv.on_request(record));
         String::from_utf8(csv.finish().unwrap()).unwrap()
     }
@@ -124,7 +128,7 @@ mod tests {
         let text = written(&[record()]);
         let row = text.lines().nth(1).unwrap();
         let instants = "1000000,3000000,51000000,151000000";
-        assert_eq!(row, format!("1,7,2,1,0,length,100,6,16,0,{instants},2,50,20,150,25"));
+        assert_eq!(row, format!("1,7,2,1,0,length,100,6,16,0,{instants},2,50,20,150,25,"));
     }
 
     #[test]
@@ -136,7 +140,7 @@ mod tests {
         refused.outcome = Outcome::Ended(FinishReason::Refused);
         let text = written(&[refused]);
         let row = text.lines().nth(1).unwrap();
-        assert!(row.contains(",refused,") && row.ends_with(",,,151000000,,,,150,"), "{row}");
+        assert!(row.contains(",refused,") && row.ends_with(",,,151000000,,,,150,,"), "{row}");
         let commas = |line: &str| line.matches(',').count();
         assert_eq!(commas(row), commas(text.lines().next().unwrap()));
     }
@@ -152,7 +156,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut csv = RequestsCsv::new(1, Full);
+        let mut csv = RequestsCsv::new(1, Vec::new(), Full);
         csv.on_request(&record());
         csv.on_request(&record());
         assert_eq!(csv.finish().err().map(|e| e.kind()), Some(io::ErrorKind::StorageFull));

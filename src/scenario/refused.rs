@@ -39,7 +39,6 @@ const fn not_modelled(path: &'static str, what: &'static str, harmless: Harmless
 
 const REFUSALS: &[Refusal] = &[
     not_built("workload.trace", "replay of a trace"),
-    not_built("workload.sessions", "multi-turn sessions"),
     not_modelled("engine.pipeline-parallel-size", "pipeline parallelism", Harmless::One),
     not_modelled("engine.data-parallel-size", "data parallelism inside one engine", Harmless::One),
     not_modelled("engine.expert-parallel-size", "expert parallelism", Harmless::One),

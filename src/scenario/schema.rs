@@ -80,7 +80,11 @@ fn tidy(schema: &mut Value) {
 
 /// The schema of the key at a dotted path.
 pub(super) fn at_path<'a>(schema: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.').try_fold(schema, |schema, key| schema["properties"].get(key))
+    path.split('.').try_fold(schema, |schema, key| {
+        // Tables under names of the user's own have a schema in common.
+        let named = || schema.get("additionalProperties").filter(|schema| schema.is_object());
+        schema["properties"].get(key).or_else(named)
+    })
 }
 
 /// All keys by dotted path, tables included.
@@ -131,7 +135,8 @@ mod tests {
             assert!(schema["description"].is_string(), "{path} has no description");
             assert!(schema["type"].is_string() || schema["anyOf"].is_array(), "{path}: {schema}");
             if schema["type"] == "object" {
-                assert_eq!(schema["additionalProperties"], false, "{path} takes any key");
+                let named = schema["additionalProperties"]["type"] == "object";
+                assert!(named || schema["additionalProperties"] == false, "{path} takes any key");
             }
         }
     }

@@ -53,7 +53,9 @@ impl Check<'_> {
     fn table(&mut self, table: &mut Table, schema: &Json, path: &str) {
         table.entries.retain_mut(|(key, node)| {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            let sound = match schema["properties"].get(&*key) {
+            // Tables under names of the user's own have a schema in common.
+            let named = || schema.get("additionalProperties").filter(|schema| schema.is_object());
+            let sound = match schema["properties"].get(&*key).or_else(named) {
                 Some(schema) => self.node(node, schema, &path, key),
                 None => {
                     if let Some(problem) = self.unknown_key(key, node, schema, &path) {

@@ -107,8 +107,8 @@ fn each_mistake_is_named_with_its_place_and_a_remedy() {
         ),
         (
             "[workload.closed-loop]\nclients = 10",
-            "[workload.sessions]\nturns = 10",
-            &["`sessions` is not built yet", "[workload.poisson]"],
+            "[workload.trace]\nfile = 10",
+            &["`trace` is not built yet", "[workload.poisson]"],
         ),
         ("[workload.closed-loop]\nclients = 10", "", &["no arrivals", "s.toml:16:2"]),
         ("llama-2-7b", "llama2-7b", &["unknown model", "s.toml:4:8", "\"llama-2-7b\""]),
@@ -397,7 +397,10 @@ fn the_default_scenario_is_the_first_published_run() {
         load(&embedded(DEFAULT_SCENARIO).unwrap(), &[], &MemoryFiles::default()).unwrap();
     assert_eq!(scenario.model.name, "llama-2-7b");
     assert_eq!(scenario.hardware.gpu().name, "a10g");
-    let LengthSource::Pairs { pairs, .. } = &scenario.workload.lengths.source else { panic!() };
+    let LengthSource::Pairs { pairs, .. } = &scenario.workload.lengths.as_ref().unwrap().source
+    else {
+        panic!()
+    };
     assert_eq!(pairs.len(), 32);
     let [note] = scenario.notes.as_slice() else { panic!("{:?}", scenario.notes) };
     assert!(note.contains("max-batch-weight = auto is assumed"), "{note}");

@@ -198,6 +198,9 @@ pub fn scenario(
     };
     let workload = workload::workload(raw.workload, &mut context, &mut notes);
     let measure = workload::measure(raw.measure, workload.as_ref(), &mut context);
+    if let (Some(workload), Some(engine)) = (&workload, &engine) {
+        notes.extend(workload::without_effect(workload, &engine.effective));
+    }
 
     let (model, instance, engine) = (model?, instance?, engine?);
     let default_name = format!("{} on {}, {}", model.name, instance.name, engine.name);

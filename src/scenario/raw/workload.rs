@@ -1,8 +1,11 @@
 //! What clients send, and when, as it is written.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::named::named_enum;
 use crate::time::SimDuration;
 use crate::workload::{LengthOrder, RampStrategy};
 
@@ -39,6 +42,66 @@ pub struct RawWorkload {
     pub spike: Option<RawSpike>,
     /// Lengths of prompts and outputs: a data set, or one distribution for each of the two.
     pub lengths: RawLengths,
+    /// A beginning that prompts have in common, such as a system prompt.
+    pub shared_prefix: Option<RawSharedPrefix>,
+    /// Conversations of several turns: each prompt is all that was said before and something new.
+    pub sessions: Option<RawSessions>,
+    /// Classes of requests by name, as in [workload.tenants.chat]; what a tenant does not say of
+    /// itself is as in [workload].
+    pub tenants: BTreeMap<String, RawTenant>,
+}
+
+/// A beginning that prompts have in common; it comes on top of their lengths.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSharedPrefix {
+    /// Its length.
+    pub tokens: Option<Tokens>,
+    /// How many different ones there are, all as likely (default 1).
+    #[schemars(range(min = 1, max = 65535))]
+    pub count: Option<u32>,
+}
+
+/// Turns that follow each other; a turn is sent when the one before has been answered.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawSessions {
+    /// Turns of every conversation.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub turns: Option<u32>,
+    /// Turns on average, geometrically distributed, in place of `turns`.
+    #[schemars(range(min = 1, max = 1000))]
+    pub mean_turns: Option<f64>,
+    /// Pause between an answer and the next turn, on average (default 0s).
+    pub think_time: Option<SimDuration>,
+    /// How the pauses scatter (default fixed).
+    pub think_time_distribution: Option<ThinkTimes>,
+}
+
+named_enum! {
+    /// How pauses between turns scatter.
+    pub enum ThinkTimes as "distribution" {
+        Fixed = "fixed",
+        Exponential = "exponential",
+    }
+}
+
+/// One class of requests.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawTenant {
+    /// Its share of the arrivals (in a closed loop: of the clients), relative to the other tenants'
+    /// (default 1).
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000))]
+    pub share: Option<f64>,
+    /// Priority of its requests; smaller is more urgent, as in vLLM (default 0).
+    pub priority: Option<i32>,
+    /// Its lengths.
+    pub lengths: RawLengths,
+    /// Its shared beginning.
+    pub shared_prefix: Option<RawSharedPrefix>,
+    /// Its conversations.
+    pub sessions: Option<RawSessions>,
 }
 
 /// Clients that wait for their answer.

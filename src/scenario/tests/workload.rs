@@ -1,7 +1,7 @@
 //! Arrivals and lengths: what is taken, and what is refused with which message.
 
 use super::*;
-use crate::workload::{LengthDistribution, RampStrategy};
+use crate::workload::{LengthDistribution, RampStrategy, Turns};
 
 /// A file without arrivals and lengths; `workload` goes between.
 fn with(workload: &str) -> Result<Scenario, String> {
@@ -22,7 +22,7 @@ fn arriving(workload: &str) -> Result<ArrivalProcess, String> {
 
 fn lengths(lengths: &str) -> Result<LengthSource, String> {
     let text = format!("[workload.poisson]\nrequest-rate = 1\n[workload.lengths]\n{lengths}");
-    Ok(with(&text)?.workload.lengths.source)
+    Ok(with(&text)?.workload.lengths.unwrap().source)
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_flag_for_one_side_leaves_the_other() {
         "uniform = { input = { max = 9 }, output = { max = 7 } }",
     );
     let flag = Override::flag("--input-len", "workload.lengths.fixed.input", "64");
-    let source = load_text(&text, &[flag]).unwrap().workload.lengths.source;
+    let source = load_text(&text, &[flag]).unwrap().workload.lengths.unwrap().source;
     let want = LengthSource::Drawn {
         input: LengthDistribution::Fixed(64),
         output: LengthDistribution::Uniform { min: 1, max: 7 },
@@ -231,9 +231,77 @@ fn a_flag_for_one_side_leaves_the_other() {
     assert_eq!(source, want);
     let whole =
         Override::set("workload.lengths.zipf={ input = { max = 5 }, output = { max = 6 } }");
-    let source = load_text(&text, &[whole]).unwrap().workload.lengths.source;
+    let source = load_text(&text, &[whole]).unwrap().workload.lengths.unwrap().source;
     assert!(matches!(source, LengthSource::Drawn { input: LengthDistribution::Zipf { .. }, .. }));
     let gamma = Override::set("workload.gamma.request-rate=3");
     let scenario = load_text(&text, &[gamma]).unwrap();
     assert!(matches!(scenario.workload.arrivals, ArrivalSpec::Open(ArrivalProcess::Gamma { .. })));
+}
+
+#[test]
+fn tenants_take_from_the_workload_what_they_do_not_say() {
+    let text = "[workload.gamma]\nrequest-rate = 1\n[workload.lengths]\nfixed = { input = 9, output = 9 }\n\
+        [workload.shared-prefix]\ntokens = 100\n\
+        [workload.tenants.chat]\nshare = 3\nsessions = { turns = 4, think-time = \"5s\" }\n\
+        [workload.tenants.batch]\npriority = 2\nlengths.uniform = { input = { max = 9 }, output = { max = 8 } }\n\
+        shared-prefix = { tokens = 7, count = 2 }\n";
+    let scenario = with(text).unwrap();
+    let [batch, chat] = scenario.workload.tenants.as_slice() else { panic!("by name") };
+    assert_eq!((batch.name.as_str(), batch.share, batch.priority), ("batch", 1.0, 2));
+    assert_eq!((chat.share, chat.priority), (3.0, 0));
+    assert_eq!(chat.lengths.name, "fixed");
+    assert_eq!(batch.lengths.name, "uniform");
+    assert_eq!(chat.shared_prefix, Some(SharedPrefix { tokens: 100, count: 1 }));
+    assert_eq!(batch.shared_prefix, Some(SharedPrefix { tokens: 7, count: 2 }));
+    assert_eq!(chat.sessions.unwrap().turns, Turns::Fixed(4));
+    assert_eq!(batch.sessions, None);
+    assert!(scenario.notes.iter().any(|n| n.contains("scheduling-policy")), "{:?}", scenario.notes);
+    assert_eq!(scenario.workload.askers().len(), 2);
+
+    let own = text.replace("[workload.lengths]\nfixed = { input = 9, output = 9 }\n", "");
+    let message = with(&own).unwrap_err();
+    assert!(message.contains("[workload.lengths] with `dataset` is missing"), "{message}");
+    let share = Override::set("workload.tenants.chat.share=9");
+    let scenario = load_text(
+        &GOOD.replace("[workload.lengths]", "[workload.tenants.chat]\n[workload.lengths]"),
+        &[share],
+    );
+    assert_eq!(scenario.unwrap().workload.tenants[0].share, 9.0);
+}
+
+#[test]
+fn tenants_and_conversations_that_make_no_sense_are_refused_with_the_reason() {
+    let cases: &[(&str, &[&str])] = &[
+        (
+            "[workload.sessions]\nthink-time = \"1s\"",
+            &["`turns` is missing in [workload.sessions]"],
+        ),
+        (
+            "[workload.sessions]\nturns = 2\nmean-turns = 3.0",
+            &["turns are fixed or scatter around a mean", "fixed"],
+        ),
+        (
+            "[workload.shared-prefix]\ncount = 2",
+            &["`tokens` is missing in [workload.shared-prefix]"],
+        ),
+        (
+            "[workload.tenants.chat]\nshare = 0",
+            &["`workload.tenants.chat.share` must be above 0", "zero"],
+        ),
+        ("[workload.tenants.chat]\nshares = 2", &["unknown key `shares`", "+ share ="]),
+        ("[workload.tenants.\"a b\"]\nshare = 2", &["\"a b\" is no name for a tenant"]),
+        ("[workload.tenants]\nchat = 2", &["`chat` is a table"]),
+        (
+            "[workload.tenants.chat.lengths]\nuniform.input = { max = 3 }",
+            &["[workload.tenants.chat.lengths.fixed]", "`output`"],
+        ),
+    ];
+    for (text, said) in cases {
+        let message =
+            arriving(&format!("[workload.constant]\nrequest-rate = 1\n{text}")).expect_err(text);
+        for part in *said {
+            assert!(message.contains(part), "{text}: no {part:?} in\n{message}");
+        }
+        assert_eq!(message.matches("error: ").count(), 1, "{message}");
+    }
 }

@@ -2,9 +2,11 @@
 
 pub mod arrivals;
 mod lengths;
+mod tenants;
 
 use super::super::raw::{ConventionSetting, RawMeasure, RawWorkload};
-use super::super::{ArrivalSpec, MeasureSpec, SloSpec, WorkloadSpec};
+use super::super::settings::SchedulingPolicy;
+use super::super::{ArrivalSpec, EffectiveSettings, MeasureSpec, SloSpec, WorkloadSpec};
 use super::Context;
 use crate::metrics::Convention;
 use crate::time::SimDuration;
@@ -20,15 +22,22 @@ pub(super) fn workload(
 ) -> Option<WorkloadSpec> {
     let arrivals = arrivals::arrivals(&raw, context, notes);
     let closed = arrivals.as_ref().map(ArrivalSpec::is_closed_loop);
-    let lengths = lengths::lengths(&raw.lengths, closed.unwrap_or(true), context, notes);
+    let asked = tenants::asked(&raw, closed.unwrap_or(true), context, notes);
     if raw.duration == Some(SimDuration::ZERO) {
         let problem = context
             .problem_at("workload.duration", "the duration must be above zero", "no time at all")
             .help("write a duration such as \"240s\"");
         context.report(problem);
     }
-    if let (Some(ArrivalSpec::ClosedLoop { clients, .. }), Some(lengths)) = (&arrivals, &lengths) {
-        lengths::permutations(*clients, lengths, context);
+    if let (Some(ArrivalSpec::ClosedLoop { clients, .. }), Some(asked)) = (&arrivals, &asked) {
+        let all = asked.lengths.iter().map(|lengths| ("workload.lengths".to_owned(), lengths));
+        let of_tenants = asked
+            .tenants
+            .iter()
+            .map(|tenant| (format!("workload.tenants.{}.lengths", tenant.name), &tenant.lengths));
+        for (at, lengths) in all.chain(of_tenants) {
+            lengths::permutations(&at, *clients, lengths, context);
+        }
     }
     let closed = closed?;
     if closed && raw.drain.is_some() {
@@ -45,15 +54,49 @@ pub(super) fn workload(
             num_requests = Some(OPEN_LOOP_REQUESTS);
         }
     }
+    let asked = asked?;
     Some(WorkloadSpec {
         arrivals: arrivals?,
-        lengths: lengths?,
+        lengths: asked.lengths,
+        shared_prefix: asked.shared_prefix,
+        sessions: asked.sessions,
+        tenants: asked.tenants,
         duration,
         num_requests,
         seed: raw.seed.unwrap_or(1),
         // A closed loop that counts requests ends with the last answer.
         drain: if closed { duration.is_none() } else { raw.drain.unwrap_or(true) },
     })
+}
+
+/// What the workload has that the engine makes nothing of.
+pub(super) fn without_effect(workload: &WorkloadSpec, engine: &EffectiveSettings) -> Vec<String> {
+    let caching = match engine {
+        EffectiveSettings::Vllm(settings) => settings.enable_prefix_caching,
+        EffectiveSettings::Tgi(settings) => settings.prefix_caching,
+        _ => false,
+    };
+    let by_priority = match engine {
+        EffectiveSettings::Vllm(settings) => {
+            settings.scheduling_policy == SchedulingPolicy::Priority
+        }
+        _ => false,
+    };
+    let askers = workload.askers();
+    let shares = askers.iter().any(|asker| asker.prefix.is_some() || asker.sessions.is_some());
+    let ranked = askers.windows(2).any(|pair| pair[0].priority != pair[1].priority);
+    let mut notes = Vec::new();
+    if shares && !caching {
+        notes.push("prompts share beginnings, and the engine's prefix caching is off".into());
+    }
+    if ranked && !by_priority {
+        notes.push(
+            "tenants have priorities, and the engine schedules first come, first served \
+             (engine.vllm.scheduling-policy = \"priority\" does not)"
+                .into(),
+        );
+    }
+    notes
 }
 
 pub(super) fn measure(

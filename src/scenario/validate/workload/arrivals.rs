@@ -54,7 +54,16 @@ pub(super) fn arrivals(
         return process(kind, raw, context).map(ArrivalSpec::Open);
     }
     // Unknown or refused kinds of arrivals have been reported.
-    let others = ["duration", "num-requests", "seed", "drain", "lengths"];
+    let others = [
+        "duration",
+        "num-requests",
+        "seed",
+        "drain",
+        "lengths",
+        "shared-prefix",
+        "sessions",
+        "tenants",
+    ];
     if context.taken.any_in("workload", &others) {
         return None;
     }

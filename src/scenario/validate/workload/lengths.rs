@@ -11,11 +11,12 @@ use super::super::{Context, looks_like_path};
 use crate::named::nearest;
 use crate::workload::{LengthDistribution, LengthOrder, LengthPair, LengthSource};
 
-const DATASET: &str = "workload.lengths.dataset";
 /// What flags alone ask for when they say nothing of lengths.
 const DEFAULT_DATASET: &str = "openorca-006";
 
+/// The lengths of the table at `at`, `workload.lengths` or a tenant's.
 pub(super) fn lengths(
+    at: &str,
     raw: &RawLengths,
     closed: bool,
     context: &mut Context<'_>,
@@ -26,7 +27,8 @@ pub(super) fn lengths(
     } else {
         LengthOrder::Shuffle
     });
-    let sides = [Side::input(raw), Side::output(raw)];
+    let at_dataset = format!("{at}.dataset");
+    let sides = [Side::input(at, raw), Side::output(at, raw)];
     let kinds: Vec<String> = sides.iter().flat_map(|side| side.given(context)).collect();
     match (&raw.dataset, kinds.first()) {
         (Some(_), Some(kind)) => {
@@ -37,31 +39,31 @@ pub(super) fn lengths(
                     "and a distribution",
                 )
                 .help("keep one of them");
-            let problem = context.because(problem, DATASET, "a data set");
+            let problem = context.because(problem, &at_dataset, "a data set");
             context.report(problem);
             None
         }
         (Some(name), None) => {
-            let pairs = dataset(DATASET, name, context)?;
+            let pairs = dataset(&at_dataset, name, context)?;
             Some(LengthSpec { name: name.clone(), source: LengthSource::Pairs { pairs, order } })
         }
         (None, Some(_)) => {
             let [input, output] = sides.map(|side| side.distribution(context));
             Some(drawn(input?, output?, order))
         }
-        (None, None) if context.taken.any_in("workload.lengths", &["order"]) => None,
+        (None, None) if context.taken.any_in(at, &["order"]) => None,
         (None, None) if context.file.is_none() => {
             notes.push(format!(
                 "no lengths given: those of {DEFAULT_DATASET} are assumed (flags: --lengths, \
                  --input-len, --output-len)"
             ));
-            let pairs = dataset(DATASET, DEFAULT_DATASET, context)?;
+            let pairs = dataset(&at_dataset, DEFAULT_DATASET, context)?;
             let source = LengthSource::Pairs { pairs, order };
             Some(LengthSpec { name: DEFAULT_DATASET.into(), source })
         }
         (None, None) => {
             context.missing(
-                DATASET,
+                &at_dataset,
                 "add dataset = \"openorca-006\", or fixed = { input = 512, output = 128 }",
             );
             None
@@ -90,6 +92,8 @@ fn drawn(
 
 /// What is written of one side, input or output.
 struct Side<'a> {
+    /// The table of the lengths.
+    at: &'a str,
     name: &'static str,
     /// The flag that fixes it.
     flag: &'static str,
@@ -104,8 +108,9 @@ struct Side<'a> {
 const KINDS: [&str; 6] = ["fixed", "uniform", "normal", "log-normal", "zipf", "histogram"];
 
 impl<'a> Side<'a> {
-    fn input(raw: &'a RawLengths) -> Self {
+    fn input(at: &'a str, raw: &'a RawLengths) -> Self {
         Self {
+            at,
             name: "input",
             flag: "--input-len",
             fixed: raw.fixed.input,
@@ -117,8 +122,9 @@ impl<'a> Side<'a> {
         }
     }
 
-    fn output(raw: &'a RawLengths) -> Self {
+    fn output(at: &'a str, raw: &'a RawLengths) -> Self {
         Self {
+            at,
             name: "output",
             flag: "--output-len",
             fixed: raw.fixed.output,
@@ -131,7 +137,7 @@ impl<'a> Side<'a> {
     }
 
     fn path(&self, kind: &str) -> String {
-        format!("workload.lengths.{kind}.{}", self.name)
+        format!("{}.{kind}.{}", self.at, self.name)
     }
 
     /// Paths of the kinds that are written, in the order of the text.
@@ -302,18 +308,23 @@ fn histogram(
 }
 
 /// Each client keeps an index into all pairs.
-pub(super) fn permutations(clients: u32, lengths: &LengthSpec, context: &mut Context<'_>) {
+pub(super) fn permutations(
+    at: &str,
+    clients: u32,
+    lengths: &LengthSpec,
+    context: &mut Context<'_>,
+) {
     const MAX_INDICES: u64 = 1 << 28;
     let LengthSource::Pairs { pairs, order } = &lengths.source else { return };
     let indices = u64::from(clients) * pairs.len() as u64;
     if *order == LengthOrder::PerClientShuffle && indices > MAX_INDICES {
         let problem = context
             .problem_at(
-                "workload.lengths.dataset",
+                &format!("{at}.dataset"),
                 "the data set is too long for a permutation per client",
                 format!("{} rows for each of {clients} clients", pairs.len()),
             )
-            .help("set workload.lengths.order = \"shuffle\" or \"sample\"");
+            .help("set order = \"shuffle\" or \"sample\" beside it");
         context.report(problem);
     }
 }
