@@ -5,16 +5,11 @@ mod common;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
+use common::engines::{Engine, engines};
 use common::{CurvedCost, Digest};
 use servesim::engine::observer::Outcome;
 use servesim::engine::router::LeastOutstanding;
 use servesim::engine::{RunOptions, RunTotals, Simulation};
-use servesim::scheduler::Scheduler;
-use servesim::scheduler::static_batch::{StaticBatch, StaticConfig};
-use servesim::scheduler::tgi::{ShardLayout, Tgi, TgiConfig, TgiRules};
-use servesim::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRules};
-use servesim::scheduler::vllm_v0::{VllmV0, VllmV0Config, VllmV0Rules};
-use servesim::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 use servesim::time::{SimDuration, SimTime};
 use servesim::workload::{
     ArrivalProcess, Arrivals, ClosedLoop, LengthOrder, LengthPair, LengthSource, Mix, OpenLoop,
@@ -23,7 +18,7 @@ use servesim::workload::{
 
 #[derive(Clone, Debug)]
 struct Case {
-    scheduler: SchedulerCase,
+    engine: Engine,
     replicas: usize,
     pairs: Vec<LengthPair>,
     closed: bool,
@@ -35,27 +30,6 @@ struct Case {
     seed: u64,
     prefix: Option<SharedPrefix>,
     sessions: Option<Sessions>,
-}
-
-#[derive(Clone, Debug)]
-enum SchedulerCase {
-    Tgis(TgisConfig),
-    Tgi(TgiConfig),
-    Static(StaticConfig),
-    VllmV0(VllmV0Config),
-    VllmV1(VllmV1Config),
-}
-
-impl SchedulerCase {
-    fn build(&self) -> Box<dyn Scheduler> {
-        match self {
-            Self::Tgis(config) => Box::new(Tgis::new(config.clone())),
-            Self::Tgi(config) => Box::new(Tgi::new(config.clone())),
-            Self::Static(config) => Box::new(StaticBatch::new(config.clone())),
-            Self::VllmV0(config) => Box::new(VllmV0::new(config.clone())),
-            Self::VllmV1(config) => Box::new(VllmV1::new(config.clone())),
-        }
-    }
 }
 
 fn run(case: &Case, step_by_step: bool) -> (RunTotals, Digest) {
@@ -83,147 +57,15 @@ fn run(case: &Case, step_by_step: bool) -> (RunTotals, Digest) {
     let stop_at = case.stop_ms.map(|ms| SimTime::from_nanos(ms * 1_000_000));
     let options = RunOptions { stop_at, step_by_step, ..RunOptions::default() };
     let replicas = (0..case.replicas)
-        .map(|_| (case.scheduler.build(), Box::new(CurvedCost) as Box<_>))
+        .map(|_| (case.engine.config.scheduler(), Box::new(CurvedCost) as Box<_>))
         .collect();
     let router = Box::new(LeastOutstanding);
     Simulation::new(replicas, router, workload, Digest::default(), options).run()
 }
 
-/// TGIS settings under which the real router starts.
-fn tgis() -> impl Strategy<Value = SchedulerCase> {
-    (
-        prop_oneof![Just(BatchType::Flash), Just(BatchType::Padded)],
-        1u32..24,
-        0u32..30,
-        600u64..6000,
-        prop::bool::ANY,
-        prop::option::of(800u64..3000),
-    )
-        .prop_map(|(batch_type, seats, patience, weight, newer, memory)| {
-            let square = if batch_type == BatchType::Padded { 500 } else { 1 };
-            let rules = if newer {
-                WeightRules::Tgis2024 {
-                    weight_limit: weight * square * 1000,
-                    prefill_linear: 1200.0,
-                    prefill_quadratic: [300.0, 0.7],
-                    nexttoken: [900.0, 1000.0],
-                    max_prefill_padding: 0.3,
-                }
-            } else {
-                WeightRules::Tgis2023 {
-                    max_batch_weight: weight * square,
-                    max_prefill_weight: weight,
-                }
-            };
-            SchedulerCase::Tgis(TgisConfig {
-                batch_type,
-                rules,
-                max_batch_size: seats,
-                max_waiting_tokens: patience,
-                max_sequence_length: 500,
-                max_new_tokens: 400,
-                max_concurrent_requests: 40,
-                memory: ShardMemory { prefill_tokens: memory, decode_tokens: memory },
-            })
-        })
-        .prop_filter("the router starts", |case| match case {
-            SchedulerCase::Tgis(config) => config.check().is_ok(),
-            _ => true,
-        })
-}
-
-/// TGI settings of both back-ends; the KV cache holds at least one longest request.
-fn tgi() -> impl Strategy<Value = SchedulerCase> {
-    (
-        (prop::bool::ANY, prop::bool::ANY, prop::bool::ANY, prop::bool::weighted(0.2)),
-        prop_oneof![Just(1u32), Just(16)],
-        (64u32..800, 600u32..6000),
-        prop_oneof![Just(0.0f32), Just(0.3), Just(1.2)],
-        0u32..30,
-        prop::option::of(1u32..24),
-    )
-        .prop_map(|(switches, block_size, (prefill, total), ratio, patience, seats)| {
-            let (newer, chunking, prefix_caching, padded) = switches;
-            let prefill_chunking = newer && chunking && !padded;
-            SchedulerCase::Tgi(TgiConfig {
-                rules: if newer {
-                    TgiRules::V3 { prefill_chunking, prefix_caching }
-                } else {
-                    TgiRules::V2
-                },
-                block_size,
-                max_batch_prefill_tokens: prefill.max(if prefill_chunking { 64 } else { 300 }),
-                max_batch_total_tokens: total,
-                waiting_served_ratio: ratio,
-                max_waiting_tokens: patience,
-                max_batch_size: seats,
-                requires_padding: padded,
-                shard: if padded { ShardLayout::Padded } else { ShardLayout::Paged },
-                speculate: 0,
-                max_input_tokens: 300,
-                max_total_tokens: 500,
-                max_concurrent_requests: 40,
-            })
-        })
-}
-
-fn static_batch() -> impl Strategy<Value = SchedulerCase> {
-    (1u32..16, 500u64..6000).prop_map(|(batch_size, kv_tokens)| {
-        SchedulerCase::Static(StaticConfig { batch_size, max_sequence_length: 500, kv_tokens })
-    })
-}
-
-fn vllm_v0() -> impl Strategy<Value = SchedulerCase> {
-    let rules = prop_oneof![
-        Just((VllmV0Rules::V0_2_7, false)),
-        Just((VllmV0Rules::V0_4_2, false)),
-        Just((VllmV0Rules::V0_4_2, true)),
-    ];
-    (rules, 1u32..24, 24u32..600, 20u32..200, prop_oneof![Just(8u32), Just(16)], 0u32..300)
-        .prop_map(|(rules, max_num_seqs, tokens, num_gpu_blocks, block_size, max_paddings)| {
-            let (rules, enable_chunked_prefill) = rules;
-            SchedulerCase::VllmV0(VllmV0Config {
-                max_model_len: 400,
-                max_num_seqs,
-                max_num_batched_tokens: tokens,
-                max_paddings,
-                num_gpu_blocks,
-                block_size,
-                enable_chunked_prefill,
-                rules,
-            })
-        })
-}
-
-fn vllm_v1() -> impl Strategy<Value = SchedulerCase> {
-    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (1u32..24, 24u32..600, 32u32..200, prop_oneof![Just(0.0), 0.0..0.1], switches).prop_map(
-        |(max_num_seqs, budget, num_gpu_blocks, watermark, switches)| {
-            let (caching, chunked, asynchronous, newer) = switches;
-            SchedulerCase::VllmV1(VllmV1Config {
-                max_model_len: 400,
-                max_num_seqs,
-                max_num_active_seqs: None,
-                max_num_batched_tokens: if chunked { budget } else { budget.max(400) },
-                max_num_scheduled_tokens: None,
-                num_gpu_blocks,
-                block_size: 16,
-                enable_prefix_caching: caching,
-                enable_chunked_prefill: chunked,
-                policy: Policy::Fcfs,
-                async_scheduling: asynchronous,
-                watermark,
-                long_prefill_token_threshold: 0,
-                long_prefill_token_threshold_adaptive: false,
-                rules: if newer { VllmV1Rules::V0_32 } else { VllmV1Rules::V0_13 },
-            })
-        },
-    )
-}
-
 fn cases() -> impl Strategy<Value = Case> {
     (
-        prop_oneof![4 => tgis(), 4 => tgi(), 1 => static_batch(), 4 => vllm_v0(), 4 => vllm_v1()],
+        engines(),
         1usize..4,
         prop::collection::vec((1u32..300, 1u32..120), 1..12),
         prop::bool::ANY,
@@ -232,12 +74,12 @@ fn cases() -> impl Strategy<Value = Case> {
         (1u64..80, prop::option::of(1u64..20_000), 0u64..40, any::<u64>()),
         (prop::option::of((1u32..200, 1u16..3)), prop::option::of((1u32..5, 0u64..200))),
     )
-        .prop_map(|(scheduler, replicas, pairs, closed, clients, rate, rest, shared)| {
+        .prop_map(|(engine, replicas, pairs, closed, clients, rate, rest, shared)| {
             let (prefix, sessions) = shared;
             let (requests, stop_ms, pause_ms, seed) = rest;
             let pairs = pairs.into_iter().map(|(input, output)| LengthPair { input, output });
             Case {
-                scheduler,
+                engine,
                 replicas,
                 pairs: pairs.collect(),
                 closed,

@@ -103,7 +103,15 @@ impl Audited {
 
     /// Holds the scheduler's state against what must be true between any two calls.
     fn examine(&self, depth: Depth) {
-        let Some(audit) = self.inner.audit(depth) else { return };
+        let Some(audit) = self.inner.audit(depth) else {
+            // All that is known of its memory. An engine that audits itself has its blocks counted;
+            // one without blocks (TGIS) may need more than there is, and runs out of memory then.
+            let Occupancy { kv_used, kv_total, .. } = self.inner.occupancy();
+            self.expect(kv_used <= kv_total, Rule::BlocksConserved, None, || {
+                format!("{kv_used} of {kv_total} KV are used")
+            });
+            return;
+        };
         for broken in &audit.broken {
             self.broken(broken.rule, None, broken.what.clone());
         }

@@ -1,4 +1,9 @@
 //! Helpers shared by the integration tests.
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+pub mod engines;
+pub mod script;
+pub mod shrink;
 
 use std::collections::BTreeMap;
 
