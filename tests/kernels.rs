@@ -6,9 +6,12 @@ use std::process::Command;
 
 use libloading::{Library, Symbol};
 use servesim::calibrate::device::kernels::check::{self, Checked};
+use servesim::calibrate::device::kernels::work::{self, Setup};
 use servesim::calibrate::device::kernels::{
     Argument, Buffer, Launch, MAX_SHARED, Runner, RunnerError,
 };
+use servesim::calibrate::device::{Effort, Probe, StreamKind, probe};
+use servesim::calibrate::table::Operator;
 
 type Allocate = unsafe extern "C" fn(usize) -> *mut c_void;
 type LaunchKernel = unsafe extern "C" fn(
@@ -146,5 +149,64 @@ fn every_kernel_computes_what_it_should() {
         let failed: Vec<_> = checked.iter().filter(|checked| !checked.passed()).collect();
         assert!(failed.is_empty(), "{failed:#?}");
         assert!(checked.len() >= 30, "{}", checked.len());
+    }
+}
+
+/// Whether the host runs a probe's launches within seconds.
+fn small(operator: &Operator) -> bool {
+    match operator {
+        Operator::Gemm { m, n, k } => *m <= 16 && n * k <= 300_000,
+        Operator::Attention(batch) => {
+            let tokens = batch.chunks * batch.chunk_tokens + batch.sequences * batch.context;
+            tokens * batch.heads <= 8192 && batch.chunk_past < 600
+        }
+        Operator::Elementwise { tokens, hidden, .. } => tokens * hidden <= 40_000,
+        Operator::AllReduce { .. } => false,
+    }
+}
+
+#[test]
+fn probes_lay_out_all_the_memory_that_their_launches_touch() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = build(folder.path()) else { return };
+    // SAFETY: our own library, which runs nothing when loaded.
+    let library = unsafe { Library::new(&path) }.unwrap();
+    let runner = HostRunner { library, descending: false };
+    let setup = Setup { multiprocessors: 20, rotation_bytes: 300_000 };
+    let shapes = probe::Shapes {
+        weights: &[(256, 1024), (200, 384)],
+        rows: &[1, 16],
+        heads: &[(8, 2, 64), (4, 1, 128)],
+        chunks: &[(70, 0), (20, 100)],
+        decodes: &[(1, 900), (3, 130)],
+        mixed: &[],
+        widths: &[(1024, 2048)],
+        tokens: &[1, 5],
+        vocabulary: 2_000,
+    };
+    let mut ran = 0;
+    for dtype in ["fp16", "w8a16", "w4a16"] {
+        for probe in shapes.probes(dtype, Effort::Full) {
+            let Probe::Operator { dtype, operator } = &probe else { continue };
+            if !small(operator) {
+                continue;
+            }
+            let ready = work::operator(&runner, dtype, operator, setup).unwrap();
+            assert!(!ready.variants.is_empty(), "{probe}");
+            for calls in &ready.variants {
+                // The first and the last copy: guard pages end the rest.
+                for call in [&calls[0], &calls[calls.len() - 1]] {
+                    for launch in call {
+                        runner.launch(launch).unwrap_or_else(|error| panic!("{probe}: {error}"));
+                    }
+                }
+            }
+            ran += 1;
+        }
+    }
+    assert!(ran >= 40, "{ran}");
+    for kind in StreamKind::ALL {
+        let ready = work::stream(&runner, kind, 100_000, setup).unwrap();
+        runner.launch(&ready.variants[0][0][0]).unwrap();
     }
 }

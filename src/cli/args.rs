@@ -124,15 +124,36 @@ pub struct ValidateArgs {
 #[command(
     group = ArgGroup::new("measurements").required(true),
     after_help = "Examples:
-  servesim calibrate --from-tables tables/ --gpu l40s --out l40s.toml"
+  servesim calibrate --from-tables tables/ --gpu l40s --out l40s.toml
+  servesim calibrate --device cuda --out my-gpu.toml
+  servesim calibrate --device cpu --quick --out host.toml && servesim run --gpu host.toml ...
+
+With --device the profile is a GPU file with its calibration, for --gpu of other commands; the
+timings go to a folder beside it (my-gpu.rows/). An interrupted calibration goes on where it was."
 )]
 pub struct CalibrateArgs {
     /// Operator tables (CSV), or folders of them
     #[arg(long, value_name = "FILE|DIR", num_args = 1.., group = "measurements")]
     pub from_tables: Vec<PathBuf>,
 
+    /// Time micro-kernels on this machine
+    #[arg(long, value_name = "DEVICE", group = "measurements", requires = "out")]
+    pub device: Option<DeviceKind>,
+
+    /// Number of the GPU, as CUDA counts
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "from_tables")]
+    pub device_index: u32,
+
+    /// Threads of the CPU device [default: all that this process may use]
+    #[arg(long, value_name = "N", conflicts_with = "from_tables")]
+    pub threads: Option<usize>,
+
+    /// Half of the shapes and fewer repeats: minutes in place of a quarter of an hour
+    #[arg(long, conflicts_with = "from_tables")]
+    pub quick: bool,
+
     /// The GPU of the catalogue whose rows to take; needed where the tables have several
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "device")]
     pub gpu: Option<String>,
 
     /// Write the profile here; it is complete or left as it was
@@ -142,6 +163,15 @@ pub struct CalibrateArgs {
     /// How the report is printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
+}
+
+/// What micro-kernels run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceKind {
+    /// An NVIDIA GPU (Turing or later); only its driver is needed
+    Cuda,
+    /// The host's processor, in 32 bits
+    Cpu,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,7 @@
 //! `servesim calibrate`: measurements in, a profile out.
 
+mod device;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,10 @@ use crate::report::Listing;
 use crate::scenario::diagnostic::{Diagnostics, Sources};
 
 pub fn run(args: &CalibrateArgs) -> Result<Outcome, Failure> {
-    from_tables(args)
+    match args.device {
+        Some(kind) => device::run(kind, args),
+        None => from_tables(args),
+    }
 }
 
 /// Reads operator tables and shows what they hold.

@@ -21,6 +21,9 @@ pub struct Gpu {
     pub peak: GpuPeak,
     pub chip: GpuChip,
     pub links: GpuLinks,
+    /// Its calibration profile, where the file brings one; `cost::profile` reads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<toml::Table>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,26 +114,38 @@ impl<'de> Deserialize<'de> for ComputeCapability {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct GpuFile {
     product: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
     memory: GpuMemory,
     peak: GpuPeak,
     chip: GpuChip,
     links: GpuLinks,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    calibration: Option<toml::Table>,
 }
 
 impl Gpu {
     /// Reads a GPU file; `name` is what the GPU is called from then on.
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, CatalogError> {
-        let GpuFile { product, note, memory, peak, chip, links } = read_toml(name, bytes)?;
-        let gpu = Self { name: name.to_owned(), product, note, memory, peak, chip, links };
+        let GpuFile { product, note, memory, peak, chip, links, calibration } =
+            read_toml(name, bytes)?;
+        let name = name.to_owned();
+        let gpu = Self { name, product, note, memory, peak, chip, links, calibration };
         match gpu.fault() {
-            Some(reason) => Err(CatalogError::Value { name: name.to_owned(), reason }),
+            Some(reason) => Err(CatalogError::Value { name: gpu.name, reason }),
             None => Ok(gpu),
         }
+    }
+
+    /// The text of a GPU file, from which [`Gpu::from_toml`] makes this GPU again.
+    pub fn to_toml(&self) -> String {
+        let Self { name: _, product, note, memory, peak, chip, links, calibration } = self.clone();
+        let file = GpuFile { product, note, memory, peak, chip, links, calibration };
+        toml::to_string(&file).expect("a GPU has only plain values")
     }
 
     fn fault(&self) -> Option<String> {

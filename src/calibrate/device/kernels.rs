@@ -10,6 +10,7 @@ pub mod gemm;
 pub mod pack;
 pub mod reference;
 pub mod small;
+pub mod work;
 
 use std::fmt;
 

@@ -76,8 +76,15 @@ fn instance_keys(instance: &str) -> impl Iterator<Item = &str> + Clone {
     [Some(instance), family].into_iter().flatten()
 }
 
-/// The GPU's profile, or one made from its datasheet.
+/// The profile that the GPU's own file brings, else the embedded one of its name, else one made
+/// from its datasheet.
 pub fn gpu(gpu: &Gpu) -> Result<Found<GpuProfile>, ProfileError> {
+    if let Some(own) = &gpu.calibration {
+        let file = format!("{}: calibration", gpu.name);
+        let text = toml::to_string(own).expect("a TOML table can be written again");
+        let profile = GpuProfile::from_toml(&file, text.as_bytes())?;
+        return Ok(Found { profile, file: Some(file), matched: Match::Exact });
+    }
     let found = first("gpus", [(gpu.name.clone(), Match::Exact)], GpuProfile::from_toml)?;
     Ok(found.unwrap_or_else(|| Found {
         profile: GpuProfile::from_datasheet(gpu),

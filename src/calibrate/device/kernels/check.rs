@@ -46,7 +46,7 @@ pub fn all(runner: &dyn Runner) -> Result<Vec<Checked>, RunnerError> {
     Ok(checked)
 }
 
-fn compare(
+pub(in crate::calibrate::device) fn compare(
     kernel: &'static str,
     problem: String,
     (got, want): (&[f64], &[f64]),
@@ -174,6 +174,21 @@ fn products(runner: &dyn Runner, checked: &mut Vec<Checked>) -> Result<(), Runne
         }
     }
     Ok(())
+}
+
+/// A product in half precision by a library: `multiply` enqueues it.
+pub fn one_product(
+    runner: &dyn Runner,
+    kernel: &'static str,
+    problem: Problem,
+    multiply: impl FnOnce(&Operands) -> Result<(), RunnerError>,
+) -> Result<Checked, RunnerError> {
+    let Problem { m, n, k, .. } = problem;
+    let (a, w) = (half_noise(m * k, 1, 1.0), half_noise(n * k, 2, 1.0));
+    let want = reference::product(&reference::widened(&a), &reference::widened(&w), k);
+    let (a, w, c) = (uploaded(runner, &a)?, uploaded(runner, &w)?, halves(runner, m * n)?);
+    multiply(&Operands { a, w, scales: None, c, partial: None })?;
+    Ok(compare(kernel, format!("{m} x {n} x {k}"), (&read(runner, c)?, &want), PRODUCT))
 }
 
 fn prefills(runner: &dyn Runner, checked: &mut Vec<Checked>) -> Result<(), RunnerError> {

@@ -1,0 +1,151 @@
+//! What the operating system says about the host.
+
+use std::fs;
+
+/// The host as far as it is known; plain guesses where the system does not say.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub product: String,
+    /// Numbers of the CPUs that this process may use.
+    pub cpus: Vec<usize>,
+    pub clock_mhz: u32,
+    /// The machine's or the container's, whichever is less.
+    pub memory_bytes: u64,
+    pub cache_bytes: u64,
+}
+
+impl Machine {
+    pub fn look() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let of = |key: &str| {
+            let line = cpuinfo.lines().find(|line| line.starts_with(key))?;
+            line.split_once(':').map(|(_, value)| value.trim().to_owned())
+        };
+        let clock = of("cpu MHz").and_then(|mhz| mhz.parse::<f64>().ok()).unwrap_or(2000.0);
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = meminfo
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok()
+            })
+            .map_or(8 << 30, |kib: u64| kib << 10);
+        let limit = fs::read_to_string("/sys/fs/cgroup/memory.max")
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok());
+        Self {
+            product: of("model name").unwrap_or_else(|| format!("{} CPU", std::env::consts::ARCH)),
+            cpus: cpus(),
+            clock_mhz: clock.round() as u32,
+            memory_bytes: limit.map_or(total, |limit| limit.min(total)),
+            cache_bytes: largest_cache().unwrap_or(32 << 20),
+        }
+    }
+}
+
+/// Of the first CPU, at any level.
+fn largest_cache() -> Option<u64> {
+    let sizes = (0..8).filter_map(|index| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
+        let text = fs::read_to_string(path).ok()?;
+        text.trim().strip_suffix('K')?.parse::<u64>().ok()
+    });
+    sizes.max().map(|kib| kib << 10)
+}
+
+/// Average number of runnable threads over the last minute.
+pub fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+#[cfg(target_os = "linux")]
+fn cpus() -> Vec<usize> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    let allowed = sched_getaffinity(None).ok();
+    let listed = |set: CpuSet| (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
+    let cpus: Vec<usize> = allowed.map(listed).unwrap_or_default();
+    if cpus.is_empty() { counted() } else { cpus }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cpus() -> Vec<usize> {
+    counted()
+}
+
+fn counted() -> Vec<usize> {
+    (0..std::thread::available_parallelism().map_or(1, usize::from)).collect()
+}
+
+/// Keeps the calling thread on one CPU where the system can; elsewhere timings only scatter more.
+pub fn pin_to(cpu: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu);
+        let _ = rustix::thread::sched_setaffinity(None, &set);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = cpu;
+}
+
+/// Nanoseconds that threads have run, and have waited for a CPU that something else held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turns(Vec<(u64, u64)>);
+
+/// The kernel's books on some threads.
+#[derive(Clone, Debug, Default)]
+pub struct Books {
+    threads: Vec<u32>,
+}
+
+impl Books {
+    /// `threads` as [`thread_number`] gives them.
+    pub fn new(threads: Vec<u32>) -> Self {
+        Self { threads }
+    }
+
+    /// Empty where the system keeps none.
+    pub fn turns(&self) -> Turns {
+        let read = |thread: &u32| {
+            let text = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+            let mut fields = text.split_whitespace().map(str::parse);
+            Some((fields.next()?.ok()?, fields.next()?.ok()?))
+        };
+        Turns(self.threads.iter().filter_map(read).collect())
+    }
+}
+
+impl Turns {
+    /// Seconds that `wall` would have been, had no thread waited for a CPU since `before`: less the
+    /// longest wait, but no less than the longest run.
+    pub fn without_waits(&self, before: &Self, wall: f64) -> f64 {
+        let since = self.0.iter().zip(&before.0);
+        let spent: Vec<(u64, u64)> = since
+            .map(|(now, then)| (now.0.saturating_sub(then.0), now.1.saturating_sub(then.1)))
+            .collect();
+        let run = spent.iter().map(|(run, _)| *run).max().unwrap_or(0);
+        let waited = spent.iter().map(|(_, waited)| *waited).max().unwrap_or(0);
+        (wall - waited as f64 / 1e9).max(run as f64 / 1e9).min(wall)
+    }
+}
+
+/// The calling thread's number, for [`Books`].
+pub fn thread_number() -> Option<u32> {
+    #[cfg(target_os = "linux")]
+    return u32::try_from(rustix::thread::gettid().as_raw_nonzero().get()).ok();
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_for_a_cpu_are_taken_off_but_never_what_was_run() {
+        let before = Turns(vec![(0, 0), (5, 5)]);
+        let after = Turns(vec![(1_000_000_000, 500_000_000), (900_000_005, 200_000_005)]);
+        assert_eq!(after.without_waits(&before, 1.75), 1.25);
+        assert_eq!(after.without_waits(&before, 1.2), 1.0);
+        assert_eq!(Turns::default().without_waits(&Turns::default(), 1.75), 1.75);
+    }
+}
