@@ -260,8 +260,8 @@ impl ContextCost {
         SimDuration::from_nanos(match *self {
             Self::Zero => 0,
             Self::Curve { constant, per_token, per_sqrt } => {
-                let c = context as f64;
-                (constant + per_token * c + per_sqrt * c.sqrt() + 0.5) as u64
+                let c = tokens(context);
+                nanos(constant + per_token * c + per_sqrt * c.sqrt())
             }
             Self::Windowed {
                 constant,
@@ -271,17 +271,30 @@ impl ContextCost {
                 window_per_token,
                 window_per_sqrt,
             } => {
-                let c = context as f64;
+                let c = tokens(context);
                 let seen = c.min(window);
                 let full = per_token * c + per_sqrt * c.sqrt();
                 let sliding = window_per_token * seen + window_per_sqrt * seen.sqrt();
-                (constant + full + sliding + 0.5) as u64
+                nanos(constant + full + sliding)
             }
             Self::Integer { numerator, denominator, unit } => {
                 context * numerator / denominator * unit
             }
         })
     }
+}
+
+/// Signed conversions are one instruction each, unsigned ones six; no context has 2^63 tokens and no
+/// step 2^63 nanoseconds.
+#[inline]
+fn tokens(context: u64) -> f64 {
+    context.cast_signed() as f64
+}
+
+/// To the nearest nanosecond, halves up.
+#[inline]
+fn nanos(time: f64) -> u64 {
+    ((time + 0.5) as i64).max(0).cast_unsigned()
 }
 
 /// The parts of a decode step that depend on its context.

@@ -3,7 +3,8 @@
 mod engine_config;
 pub mod rules;
 
-use std::sync::{Arc, Mutex};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use crate::cost::calibrated::{CalibratedCost, CostError, CostInputs};
 use crate::cost::host::EngineTraits;
@@ -49,8 +50,7 @@ pub struct Deployment<'a> {
     profiles: Profiles,
     plan: MemoryPlan,
     engine: EngineConfig,
-    /// Grows wiser with every run: what one has memoised the next need not compute.
-    cost: Arc<Mutex<CalibratedCost>>,
+    cost: CalibratedCost,
 }
 
 impl<'a> Deployment<'a> {
@@ -88,7 +88,7 @@ impl<'a> Deployment<'a> {
             engine: &traits,
         })?;
         let engine = EngineConfig::new(scenario, &plan)?;
-        Ok(Self { scenario, profiles, plan, engine, cost: Arc::new(Mutex::new(cost)) })
+        Ok(Self { scenario, profiles, plan, engine, cost })
     }
 
     pub fn scenario(&self) -> &'a Scenario {
@@ -103,10 +103,14 @@ impl<'a> Deployment<'a> {
         &self.profiles
     }
 
-    /// The cost model as the runs so far have left it: its prices never change, but it knows what
-    /// was asked for outside the measured range.
-    pub fn cost(&self) -> CalibratedCost {
-        self.cost.lock().expect("no run panicked").clone()
+    /// The cost model that every run starts with a copy of.
+    pub fn cost(&self) -> &CalibratedCost {
+        &self.cost
+    }
+
+    /// Lets further runs start with what one has left: equal steps need not be priced again.
+    pub fn learn(&mut self, cost: CalibratedCost) {
+        self.cost = cost;
     }
 
     /// The scheduler's settings.
@@ -114,9 +118,9 @@ impl<'a> Deployment<'a> {
         &self.engine
     }
 
-    /// The cost model for one replica of one run.
+    /// A cost model of one's own.
     pub fn step_cost(&self) -> Box<dyn StepCost> {
-        Box::new(Lent::new(&self.cost))
+        Box::new(self.cost.clone())
     }
 
     /// A fresh scheduler of the deployment.
@@ -142,19 +146,35 @@ impl<'a> Deployment<'a> {
         }
     }
 
-    /// Runs once with `seed`.
+    /// Runs once with `seed`. Runs share nothing that changes, so any number may go on at once.
     pub fn simulate<O: Observer>(
         &self,
         seed: u64,
         observer: O,
         step_by_step: bool,
     ) -> (RunTotals, O) {
+        let Simulated { totals, observer, .. } = self.simulate_noting(seed, observer, step_by_step);
+        (totals, observer)
+    }
+
+    /// The same, and what the run has left of the cost model.
+    pub fn simulate_noting<O: Observer>(
+        &self,
+        seed: u64,
+        observer: O,
+        step_by_step: bool,
+    ) -> Simulated<O> {
+        let cost = Rc::new(RefCell::new(self.cost.clone()));
         let replicas = (0..self.scenario.engine.replicas)
-            .map(|_| (self.scheduler(), self.step_cost()))
+            .map(|_| (self.scheduler(), Box::new(OneCost(Rc::clone(&cost))) as Box<_>))
             .collect();
         let options = RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() };
         let workload = self.workload(seed);
-        Simulation::new(replicas, Box::new(LeastOutstanding), workload, observer, options).run()
+        let simulation =
+            Simulation::new(replicas, Box::new(LeastOutstanding), workload, observer, options);
+        let (totals, observer) = simulation.run();
+        let cost = Rc::try_unwrap(cost).expect("the replicas are gone").into_inner();
+        Simulated { totals, observer, cost }
     }
 
     /// A closed loop with a duration is cut off at the deadline; an open loop drains unless told
@@ -197,33 +217,25 @@ pub fn memory_plan(scenario: &Scenario) -> MemoryPlan {
     MemoryPlan::new(&engine_config::memory_request(scenario))
 }
 
-/// A copy of the deployment's cost model for one replica of one run, which hands its memory back.
-struct Lent {
-    cost: CalibratedCost,
-    home: Arc<Mutex<CalibratedCost>>,
+/// What came out of a run.
+#[derive(Debug)]
+pub struct Simulated<O> {
+    pub totals: RunTotals,
+    pub observer: O,
+    /// The cost model as the run has left it: it remembers prices, and knows what it was asked
+    /// outside of its range.
+    pub cost: CalibratedCost,
 }
 
-impl Lent {
-    fn new(home: &Arc<Mutex<CalibratedCost>>) -> Self {
-        let cost = home.lock().expect("no run panicked").clone();
-        Self { cost, home: Arc::clone(home) }
-    }
-}
+/// The cost model of one run, which all its replicas ask.
+struct OneCost(Rc<RefCell<CalibratedCost>>);
 
-impl StepCost for Lent {
+impl StepCost for OneCost {
     fn step(&mut self, shape: &StepShape) -> StepTime {
-        self.cost.step(shape)
+        self.0.borrow_mut().step(shape)
     }
 
     fn decode(&mut self, seqs: u32) -> DecodeCost {
-        self.cost.decode(seqs)
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Ok(mut home) = self.home.lock() {
-            std::mem::swap(&mut *home, &mut self.cost);
-        }
+        self.0.borrow_mut().decode(seqs)
     }
 }

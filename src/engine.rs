@@ -13,7 +13,7 @@
 
 mod aborts;
 mod audited;
-mod event;
+pub mod event;
 pub mod invariants;
 pub mod observer;
 mod replica;
@@ -140,7 +140,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
                 self.arrive();
             } else {
                 let replica = self.events.pop().expect("an event was announced");
-                self.boundary(usize::from(replica));
+                self.boundaries(usize::from(replica), stop_at);
             }
         }
         if self.options.stop_at.is_some() && (!self.requests.is_empty() || self.now < stop_at) {
@@ -197,6 +197,25 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         self.router.route(request, &self.loads)
     }
 
+    /// The boundary of a replica that has come, and its further ones as long as they come before
+    /// anything else. An event of this replica would be the newest, so equal times end the stretch.
+    fn boundaries(&mut self, index: usize, stop_at: SimTime) {
+        loop {
+            self.boundary(index);
+            let replica = &mut self.replicas[index];
+            let Some(end) = replica.next_boundary() else {
+                replica.awake = false;
+                return;
+            };
+            let others = self.events.next_time().is_some_and(|other| other <= end);
+            if others || self.next_arrival <= end || end > stop_at {
+                self.events.push(end, replica.id);
+                return;
+            }
+            self.now = end;
+        }
+    }
+
     /// The oldest step of a replica ends, or an idle replica wakes.
     fn boundary(&mut self, index: usize) {
         let now = self.now;
@@ -215,11 +234,6 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         self.end_requests(index);
 
         self.fast_forward(index);
-        let replica = &mut self.replicas[index];
-        match replica.next_boundary() {
-            Some(end) => self.events.push(end, replica.id),
-            None => replica.awake = false,
-        }
     }
 
     /// Takes as many steady turns as end before anything else can happen.
@@ -238,10 +252,14 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     }
 
     /// Reports and forgets the requests in `self.ended`.
+    #[inline]
     fn end_requests(&mut self, index: usize) {
-        if self.ended.is_empty() {
-            return;
+        if !self.ended.is_empty() {
+            self.report_ended(index);
         }
+    }
+
+    fn report_ended(&mut self, index: usize) {
         let replica = &mut self.replicas[index];
         for ended in self.ended.drain(..) {
             replica.forget(ended.id);

@@ -2,8 +2,8 @@
 //!
 //! [`Recorder`] watches the engine and accumulates while the run goes; [`Recorder::summary`] turns
 //! that into a [`Summary`] under a [`Convention`]. Memory does not grow with the number of requests:
-//! latencies are exact up to [`EXACT_LIMIT`] distinct values, and above that come from a histogram
-//! with a stated error bound.
+//! percentiles are exact up to [`EXACT_LIMIT`] entries, and above that come from a histogram with a
+//! stated error bound, which the summary then shows.
 //!
 //! Every accumulator is an integer sum, a maximum or a multiset. So it does not matter in which
 //! order replicas report, nor whether the engine shows a stretch of steps one by one or at once:

@@ -45,7 +45,9 @@ pub trait Scheduler {
 
     /// How many more turns (`complete` then `schedule`) would repeat the newest step exactly: the
     /// same decode sequences, each one token further, nobody admitted, preempted or finished, as
-    /// long as nobody arrives or aborts. Zero is always a correct answer.
+    /// long as nobody arrives or aborts. Zero is always a correct answer. Of a deeper pipeline only the
+    /// newest step must be like those to come; an older one may have run beside a sequence that has
+    /// left since, if all that is still due from it is one token for each of those that stay.
     fn steady_turns(&self) -> u32 {
         0
     }

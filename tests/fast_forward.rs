@@ -99,12 +99,19 @@ fn cases() -> impl Strategy<Value = Case> {
         })
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 600,
+/// `cases` random runs, different ones each time, or as many as PROPTEST_CASES says: a release build
+/// takes tens of thousands in a minute.
+fn config(cases: u32) -> ProptestConfig {
+    let wanted = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig {
+        cases: wanted.unwrap_or(cases),
         failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
         ..ProptestConfig::default()
-    })]
+    }
+}
+
+proptest! {
+    #![proptest_config(config(1000))]
 
     #[test]
     fn jumping_and_stepping_give_the_same_run(case in cases()) {
@@ -114,6 +121,10 @@ proptest! {
         prop_assert_eq!(stepped, jumped);
         prop_assert_eq!(stepped_totals, jumped_totals);
     }
+}
+
+proptest! {
+    #![proptest_config(config(400))]
 
     #[test]
     fn every_request_ends_once_with_its_tokens(case in cases()) {

@@ -11,8 +11,9 @@ use super::output::{Content, OutDir};
 use super::progress::{Goal, Progress, RunsDone};
 use super::stopwatch::Stopwatch;
 use super::{Failure, Outcome, input, memory, output};
+use crate::cost::calibrated::{Extrapolation, merge};
 use crate::cost::profile::lookup::{Match, Profiles};
-use crate::deploy::{DeployError, Deployment};
+use crate::deploy::{DeployError, Deployment, Simulated};
 use crate::engine::RunTotals;
 use crate::engine::invariants::Invariants;
 use crate::metrics::{Recorder, Summary};
@@ -53,7 +54,7 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
         wall_s: watch.wall_s(),
     };
     let mut summary = Summary::over_seeds(&series.summaries).expect("at least one seed");
-    summary.notes = notes(&scenario, &deployment);
+    summary.notes = notes(&scenario, &deployment, &series.extrapolations);
 
     let provenance = provenance(&deployment);
     if let Some(out) = &out {
@@ -84,11 +85,14 @@ fn verdict(summary: &Summary, broken: &[String]) -> Outcome {
 }
 
 /// What was assumed, and where the cost model left the range of its measurements.
-fn notes(scenario: &Scenario, deployment: &Deployment<'_>) -> Vec<String> {
+fn notes(
+    scenario: &Scenario,
+    deployment: &Deployment<'_>,
+    extrapolations: &[Extrapolation],
+) -> Vec<String> {
     let mut notes = scenario.notes.clone();
     notes.extend(deployment.plan().notes.iter().cloned());
-    let cost = deployment.cost();
-    notes.extend(cost.extrapolations().iter().map(|e| format!("extrapolated: {e}")));
+    notes.extend(extrapolations.iter().map(|e| format!("extrapolated: {e}")));
     notes
 }
 
@@ -120,6 +124,7 @@ struct Series {
     summaries: Vec<Summary>,
     totals: RunTotals,
     broken: Vec<String>,
+    extrapolations: Vec<Extrapolation>,
     /// Rows of all seeds in order, if files are wanted.
     rows: Option<Rows>,
 }
@@ -138,6 +143,7 @@ impl Series {
             summaries: Vec::new(),
             totals: RunTotals::default(),
             broken: Vec::new(),
+            extrapolations: Vec::new(),
             rows: None,
         };
         if seeds == 1 {
@@ -146,7 +152,7 @@ impl Series {
         }
         let done = RunsDone::new(seeds, watch.started());
         let one = |i| {
-            let run = one_seed(args, &deployment.clone(), first.wrapping_add(i), out, None);
+            let run = one_seed(args, deployment, first.wrapping_add(i), out, None);
             done.one_more();
             run
         };
@@ -168,6 +174,7 @@ impl Series {
         self.totals.requests += run.totals.requests;
         self.totals.end = self.totals.end.max(run.totals.end);
         self.broken.extend(run.broken);
+        merge(&mut self.extrapolations, &run.extrapolations);
         if let (Some(out), Some(rows)) = (out, run.rows) {
             match &mut self.rows {
                 None => self.rows = Some(rows),
@@ -222,6 +229,7 @@ struct OneRun {
     summary: Summary,
     totals: RunTotals,
     broken: Vec<String>,
+    extrapolations: Vec<Extrapolation>,
     rows: Option<Rows>,
 }
 
@@ -254,8 +262,9 @@ fn one_seed(
             ),
         ),
     );
-    let (totals, (recorder, ((requests, steps), (invariants, progress)))) =
-        deployment.simulate(seed, observer, args.step_by_step);
+    let Simulated { totals, observer, cost } =
+        deployment.simulate_noting(seed, observer, args.step_by_step);
+    let (recorder, ((requests, steps), (invariants, progress))) = observer;
     drop(progress);
 
     let rows = match (out, requests) {
@@ -273,7 +282,13 @@ fn one_seed(
         _ => None,
     };
     let broken = invariants.map_or_else(Vec::new, Invariants::finish);
-    Ok(OneRun { summary: recorder.summary(), totals, broken, rows })
+    Ok(OneRun {
+        summary: recorder.summary(),
+        totals,
+        broken,
+        extrapolations: cost.extrapolations().to_vec(),
+        rows,
+    })
 }
 
 fn into_file(writer: BufWriter<File>) -> io::Result<File> {

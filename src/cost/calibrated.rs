@@ -103,6 +103,20 @@ impl std::fmt::Display for Extrapolation {
     }
 }
 
+/// Adds `more` to `noted`, of which only the farthest of each kind stays. In whatever order several
+/// are merged, the outcome is the same.
+pub fn merge(noted: &mut Vec<Extrapolation>, more: &[Extrapolation]) {
+    for one in more {
+        match noted.binary_search_by_key(&one.what, |e| e.what) {
+            Ok(at) if (one.asked - one.known).abs() > (noted[at].asked - one.known).abs() => {
+                noted[at] = one.clone();
+            }
+            Ok(_) => {}
+            Err(at) => noted.insert(at, one.clone()),
+        }
+    }
+}
+
 /// The GEMM surfaces were fitted up to this many rows.
 const MEASURED_TOKENS: u64 = 8192;
 /// Below this side or size the GEMM surfaces are 34-85 % off at the 90th percentile.
@@ -180,7 +194,11 @@ impl CalibratedCost {
             per_sqrt: 0.0,
         };
         Ok(Self {
-            extrapolations: static_extrapolations(inputs),
+            extrapolations: {
+                let mut noted = Vec::new();
+                merge(&mut noted, &static_extrapolations(inputs));
+                noted
+            },
             provenance: kernels.provenance(inputs),
             host: inputs.deployment.host_model(inputs.model.num_hidden_layers),
             graphs: inputs.engine.graphs.clone(),
@@ -212,10 +230,7 @@ impl CalibratedCost {
     }
 
     fn extrapolated(&mut self, what: Extrapolated, asked: f64, known: f64) {
-        match self.extrapolations.iter_mut().find(|e| e.what == what) {
-            Some(noted) => noted.asked = noted.asked.max(asked),
-            None => self.extrapolations.push(Extrapolation { what, asked, known }),
-        }
+        merge(&mut self.extrapolations, &[Extrapolation { what, asked, known }]);
     }
 
     fn layer_part(&mut self, tokens: u64) -> LayerPart {

@@ -125,8 +125,13 @@ impl GemmForm {
             for (flops, rate, tiles) in menu {
                 let tile = flops * depth / rate + self.start_up;
                 let filled = split * tiles / self.multiprocessors;
-                let waves = 0.3 * filled.max(1.0) + 0.7 * ceil(filled);
-                best = best.min(waves * tile + join);
+                // At least so many waves, rounded up or not: most of the menu ends here.
+                let fewest = if filled > 1.0 { filled } else { 1.0 };
+                if fewest * tile + join < best {
+                    let waves = 0.3 * fewest + 0.7 * ceil(filled);
+                    let time = waves * tile + join;
+                    best = if time < best { time } else { best };
+                }
             }
         }
         best

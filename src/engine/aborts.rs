@@ -31,7 +31,9 @@ impl AbortScript {
     }
 
     pub(super) fn ended(&mut self, uid: u64) {
-        self.live.remove(&uid);
+        if !self.live.is_empty() {
+            self.live.remove(&uid);
+        }
     }
 
     /// The next abort that has not been applied.
@@ -41,6 +43,7 @@ impl AbortScript {
 
     /// Tells the scheduler of `replica` about its clients that have gone by `now`. A request that
     /// is still in the inbox is aborted after it has been enqueued; one that has ended is left.
+    #[inline]
     pub(super) fn apply(
         &mut self,
         now: SimTime,
@@ -48,9 +51,18 @@ impl AbortScript {
         requests: &RequestTable,
         ended: &mut Vec<Ended>,
     ) {
-        if self.pending.first().is_none_or(|&(time, _)| time > now) {
-            return;
+        if self.pending.first().is_some_and(|&(time, _)| time <= now) {
+            self.apply_due(now, replica, requests, ended);
         }
+    }
+
+    fn apply_due(
+        &mut self,
+        now: SimTime,
+        replica: &mut Replica,
+        requests: &RequestTable,
+        ended: &mut Vec<Ended>,
+    ) {
         self.pending.retain(|&(time, uid)| {
             if time > now {
                 return true;

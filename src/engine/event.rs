@@ -11,15 +11,16 @@ type Event = (SimTime, u64, u16);
 /// at most one boundary pending, and the next one stands outside of the heap, which a deployment of
 /// one replica therefore never touches; else insertion and removal are O(log replicas).
 #[derive(Debug, Default)]
-pub(super) struct EventQueue {
+pub struct EventQueue {
     next: Option<Event>,
     others: BinaryHeap<Reverse<Event>>,
     inserted: u64,
 }
 
 impl EventQueue {
+    /// The boundary of `replica` is at `time`.
     #[inline]
-    pub(super) fn push(&mut self, time: SimTime, replica: u16) {
+    pub fn push(&mut self, time: SimTime, replica: u16) {
         let event = (time, self.inserted, replica);
         self.inserted += 1;
         match &mut self.next {
@@ -32,14 +33,15 @@ impl EventQueue {
         }
     }
 
+    /// When the next boundary is.
     #[inline]
-    pub(super) fn next_time(&self) -> Option<SimTime> {
+    pub fn next_time(&self) -> Option<SimTime> {
         self.next.map(|(time, ..)| time)
     }
 
     /// The replica whose boundary comes first.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<u16> {
+    pub fn pop(&mut self) -> Option<u16> {
         let (.., replica) = self.next?;
         self.next = self.others.pop().map(|Reverse(event)| event);
         Some(replica)

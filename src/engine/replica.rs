@@ -161,7 +161,9 @@ impl Replica {
             occupancy_after: self.scheduler.occupancy(),
             requests,
         });
-        ended.append(&mut self.outcome.ended);
+        if !self.outcome.ended.is_empty() {
+            ended.append(&mut self.outcome.ended);
+        }
     }
 
     /// Schedules steps until the pipeline is full or there is nothing to run.
@@ -250,6 +252,8 @@ impl Replica {
         let newest = self.pipeline.newest().expect("a full pipeline");
         let mut shape = newest.step.shape;
         let base = newest.occupancy;
+        let oldest = &self.pipeline.slots[self.pipeline.oldest].occupancy;
+        let lone = (oldest.running, oldest.waiting) != (base.running, base.waiting);
         let seqs = shape.decode_seqs;
         let decode = match &mut self.decode {
             Some((n, cost)) if *n == seqs => cost,
@@ -269,8 +273,9 @@ impl Replica {
             };
             *slot = (flight.start, flight.end, varying);
         }
-        let first_start = ring[0].0;
+        let mut first_start = ring[0].0;
         let mut sum = DecodeStep::default();
+        let mut shown = 0;
         let mut taken = 0u32;
         let mut oldest = 0usize;
         let mut last_end = ring[depth - 1].1;
@@ -283,6 +288,21 @@ impl Replica {
             sum.kv_copy += step.kv_copy;
             sum.host += step.host;
             self.clock.decode_tokens(end, seqs, requests, observer);
+            if taken == 0 && lone {
+                // It ran beside others than those to come: a stretch of its own.
+                let flight = &self.pipeline.slots[self.pipeline.oldest];
+                observer.on_steady(&SteadyRun {
+                    replica: self.id,
+                    index: flight.index,
+                    steps: 1,
+                    seqs,
+                    start: first_start,
+                    end,
+                    time: flight.time,
+                    occupancy: flight.occupancy,
+                });
+                (shown, sum, first_start) = (1, DecodeStep::default(), ring[depth - 1].0);
+            }
             shape.decode_context += grow;
             if copies {
                 shape.kv_copy_tokens += grow;
@@ -308,20 +328,22 @@ impl Replica {
         self.scheduler.advance_noting(taken, &mut kv_used[depth..noted]);
 
         let mut time = StepTime::ZERO;
-        time.accumulate(&decode.fixed, u64::from(taken));
+        time.accumulate(&decode.fixed, u64::from(taken - shown));
         time.set(CostTerm::Attention, sum.attention);
         time.set(CostTerm::KvCopy, sum.kv_copy);
         time.set(CostTerm::Host, sum.host);
-        observer.on_steady(&SteadyRun {
-            replica: self.id,
-            index: self.pipeline.slots[self.pipeline.oldest].index,
-            steps: taken,
-            seqs,
-            start: first_start,
-            end: done_end,
-            time,
-            occupancy: Occupancy { kv_used: kv_used[noted - depth - 1], ..base },
-        });
+        if taken > shown {
+            observer.on_steady(&SteadyRun {
+                replica: self.id,
+                index: self.pipeline.slots[self.pipeline.oldest].index + u64::from(shown),
+                steps: taken - shown,
+                seqs,
+                start: first_start,
+                end: done_end,
+                time,
+                occupancy: Occupancy { kv_used: kv_used[noted - depth - 1], ..base },
+            });
+        }
         for behind in 0..depth {
             let place = self.pipeline.place(behind);
             let flight = &mut self.pipeline.slots[place];

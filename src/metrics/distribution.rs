@@ -22,9 +22,10 @@ const BLOCK: usize = 1024;
 /// A weighted multiset of durations.
 #[derive(Clone, Debug)]
 pub struct Distribution {
-    /// (value in nanoseconds, weight), in the order of recording: all entries, or those since the
-    /// last block.
-    entries: Vec<(u64, u64)>,
+    /// Nanoseconds in the order of recording: of all entries, or of those since the last block.
+    values: Vec<u64>,
+    /// As many, or none while all are 1, as they are for whatever a request has one of.
+    weights: Vec<u64>,
     /// How many make it time to work through them.
     full: usize,
     /// What was worked through, once there were too many entries to keep.
@@ -55,18 +56,44 @@ impl Default for Moments {
     }
 }
 
-impl Moments {
-    fn add(&mut self, entries: &[(u64, u64)]) {
-        for &(value, weight) in entries {
-            self.count += weight;
-            let product = u128::from(value) * u128::from(weight);
-            self.sum += product;
-            self.sum_of_squares = self.sum_of_squares.saturating_add(product * u128::from(value));
-            self.min = self.min.min(value);
-            self.max = self.max.max(value);
-        }
-    }
+/// Up to here the squares of a hundred thousand values, with weights of 2^16, add up to less than
+/// 2^128: 3.2 days.
+const SMALL: u64 = 1 << 48;
 
+impl Sketch {
+    /// Adds entries; the only loop over all that is ever recorded.
+    fn add(&mut self, values: &[u64], weights: &[u64]) {
+        if weights.is_empty() && values.iter().all(|&value| value < SMALL) {
+            let (mut sum, mut squares) = (0u128, 0u128);
+            for &value in values {
+                self.histogram.add(value, 1);
+                sum += u128::from(value);
+                squares += u128::from(value) * u128::from(value);
+            }
+            let sums = &mut self.moments;
+            sums.count += values.len() as u64;
+            sums.sum += sum;
+            sums.sum_of_squares = sums.sum_of_squares.saturating_add(squares);
+        } else {
+            let mut sums = self.moments;
+            for (i, &value) in values.iter().enumerate() {
+                let weight = weights.get(i).copied().unwrap_or(1);
+                self.histogram.add(value, weight);
+                sums.count += weight;
+                let product = u128::from(value) * u128::from(weight);
+                sums.sum += product;
+                let squares = product * u128::from(value);
+                sums.sum_of_squares = sums.sum_of_squares.saturating_add(squares);
+            }
+            self.moments = sums;
+        }
+        let sums = &mut self.moments;
+        sums.min = values.iter().fold(sums.min, |min, &value| min.min(value));
+        sums.max = values.iter().fold(sums.max, |max, &value| max.max(value));
+    }
+}
+
+impl Moments {
     fn mean(&self) -> f64 {
         self.sum as f64 / self.count as f64
     }
@@ -107,7 +134,7 @@ impl Default for Distribution {
 
 impl Distribution {
     fn with_limit(limit: usize) -> Self {
-        Self { entries: Vec::new(), full: limit + 1, sketch: None }
+        Self { values: Vec::new(), weights: Vec::new(), full: limit + 1, sketch: None }
     }
 
     /// Adds `value` as if it came `weight` times.
@@ -116,19 +143,31 @@ impl Distribution {
         if weight == 0 {
             return;
         }
-        self.entries.push((value.as_nanos(), weight));
-        if self.entries.len() >= self.full {
+        if weight != 1 || !self.weights.is_empty() {
+            self.weigh(weight);
+        }
+        self.values.push(value.as_nanos());
+        if self.values.len() >= self.full {
             self.fold();
         }
     }
 
+    /// The weight of the value to come.
+    #[inline]
+    fn weigh(&mut self, weight: u64) {
+        if self.weights.is_empty() {
+            self.weights.resize(self.values.len(), 1);
+        }
+        self.weights.push(weight);
+    }
+
     #[cold]
     fn fold(&mut self) {
-        let sketch = self.sketch.get_or_insert_default();
-        sketch.moments.add(&self.entries);
-        sketch.histogram.add_all(&self.entries);
-        self.entries.clear();
-        self.entries.shrink_to(BLOCK);
+        self.sketch.get_or_insert_default().add(&self.values, &self.weights);
+        for list in [&mut self.values, &mut self.weights] {
+            list.clear();
+            list.shrink_to(BLOCK);
+        }
         self.full = BLOCK;
     }
 
@@ -140,8 +179,7 @@ impl Distribution {
     /// All figures at once; `None` without values.
     pub fn figures(&self, percents: &[f64]) -> Option<Figures> {
         let mut all = self.sketch.as_deref().cloned().unwrap_or_default();
-        all.moments.add(&self.entries);
-        all.histogram.add_all(&self.entries);
+        all.add(&self.values, &self.weights);
         let Sketch { moments, histogram } = all;
         let positions: Vec<_> =
             percents.iter().map(|&p| Position::of(p, moments.count)).collect::<Option<_>>()?;
@@ -175,9 +213,12 @@ impl Distribution {
         let Some(last) = located.last() else { return Vec::new() };
         let mut wanted = vec![false; last.bucket + 1];
         located.iter().for_each(|l| wanted[l.bucket] = true);
-        let is_near = |value: u64| wanted.get(bucket_of(value)).is_some_and(|&wanted| wanted);
-        let mut near: Vec<_> =
-            self.entries.iter().filter(|(value, _)| is_near(*value)).copied().collect();
+        let mut near = Vec::new();
+        for (i, &value) in self.values.iter().enumerate() {
+            if wanted.get(bucket_of(value)).is_some_and(|&wanted| wanted) {
+                near.push((value, self.weights.get(i).copied().unwrap_or(1)));
+            }
+        }
         near.sort_unstable_by_key(|&(value, _)| value);
 
         let mut found = Vec::with_capacity(ranks.len());
@@ -273,7 +314,7 @@ mod tests {
         for value in 0..1_000_000u64 {
             distribution.record(SimDuration::from_nanos(value), 1);
         }
-        assert!(distribution.is_approximate() && distribution.entries.capacity() <= 2 * BLOCK);
+        assert!(distribution.is_approximate() && distribution.values.capacity() <= 2 * BLOCK);
         let figures = distribution.figures(&[50.0]).unwrap();
         assert_eq!((figures.count, figures.mean), (1_000_000, 499_999.5));
         assert!((figures.percentiles[0] / 499_999.5 - 1.0).abs() <= RELATIVE_ERROR, "{figures:?}");

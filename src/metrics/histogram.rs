@@ -25,11 +25,9 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Adds values with their weights.
-    pub fn add_all(&mut self, entries: &[(u64, u64)]) {
-        for &(value, weight) in entries {
-            self.weights[bucket_of(value)] += weight;
-        }
+    #[inline]
+    pub fn add(&mut self, value: u64, weight: u64) {
+        self.weights[bucket_of(value)] += weight;
     }
 
     /// For each of `ranks` (ascending, counted from 0) the bucket of the value with that rank and the
@@ -57,6 +55,7 @@ pub struct Located {
 }
 
 /// The bucket of a value; buckets are in the order of their values.
+#[inline]
 pub const fn bucket_of(value: u64) -> usize {
     if value < SUB_BUCKETS {
         return value as usize;

@@ -202,9 +202,11 @@ impl Observer for Recorder {
             self.timeline.sample_kv(step.end, &step.occupancy);
         }
         let warm = step.end > self.measure.warm_up;
-        for (gap, sequences) in self.gaps.drain(..) {
-            if warm {
-                self.latencies.itl.record(gap, sequences.into());
+        if !self.gaps.is_empty() {
+            for (gap, sequences) in self.gaps.drain(..) {
+                if warm {
+                    self.latencies.itl.record(gap, sequences.into());
+                }
             }
         }
         self.all_count = warm && self.measure.deadline.is_none();

@@ -103,15 +103,20 @@ impl Timeline {
         if occupancy.kv_total == 0 {
             return;
         }
-        self.reach(at);
         // An end belongs to the interval that it closes.
-        let index = at.as_nanos().saturating_sub(1) >> self.shift;
+        let mut index = at.as_nanos().saturating_sub(1) >> self.shift;
+        if index >= self.bins.len() as u64 {
+            self.reach(at);
+            index = at.as_nanos().saturating_sub(1) >> self.shift;
+        }
+        self.end = self.end.max(at);
         let usage = occupancy.kv_used as f64 / occupancy.kv_total as f64;
         let bin = &mut self.bins[index as usize];
         bin.kv_used = Some(bin.kv_used.map_or(usage, |seen| seen.max(usage)));
     }
 
     /// Makes room up to `end`.
+    #[inline(never)]
     fn reach(&mut self, end: SimTime) {
         self.end = self.end.max(end);
         let last = |shift: u32| (end.as_nanos().saturating_sub(1) >> shift) as usize;

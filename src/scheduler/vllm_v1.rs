@@ -26,6 +26,7 @@ mod update;
 
 use std::collections::VecDeque;
 
+use crate::cost::StepShape;
 use crate::kv_cache::KvCacheManager;
 use crate::request::{FinishReason, Request, RequestId};
 use crate::scheduler::audit::{Audit, Depth};
@@ -274,6 +275,10 @@ impl VllmV1 {
     /// One `schedule()` of vLLM: running requests first, then waiting ones, unless someone was
     /// preempted.
     fn schedule_step(&mut self, step: &mut Step) {
+        if self.only_decodes() {
+            self.schedule_decodes(step);
+            return;
+        }
         let mut round = Round {
             turn: self.lockstep.turn() + 1,
             budget: self.budget,
@@ -293,6 +298,42 @@ impl VllmV1 {
             WaitingStop::Unknown
         };
         self.commit(round, step);
+        self.unflushed = false;
+    }
+
+    /// Whether this step can only be one token for each sequence in lockstep: nobody waits, nobody
+    /// has prompt tokens left, budget and blocks are there for all.
+    fn only_decodes(&self) -> bool {
+        let seqs = self.lockstep.seqs();
+        seqs > 0
+            && self.waiting.is_empty()
+            && self.partial.is_empty()
+            && seqs <= self.budget
+            && self.lockstep.crossing_seqs() <= self.kv.free_blocks()
+            && (!self.kv.caches_prefixes() || self.lockstep_is_in_step())
+            && !self.exact_only
+    }
+
+    /// Such a step: what the two loops and the commit come to for it.
+    fn schedule_decodes(&mut self, step: &mut Step) {
+        let mut flight = self.spare.pop().unwrap_or_default();
+        flight.clear();
+        if self.kv.is_identified() {
+            self.take_lockstep_blocks(None);
+        } else {
+            self.kv.take_counted(self.lockstep.crossing_seqs());
+        }
+        self.lockstep.tick();
+        flight.turn = self.lockstep.turn();
+        flight.decode = self.lockstep.seqs();
+        step.shape = StepShape::decode(flight.decode, self.lockstep.computed_sum());
+        step.kind = StepKind::Decode;
+        self.retire_finishing(&mut flight);
+        if self.recording {
+            step.detail = Some(self.describe(&flight));
+        }
+        self.in_flight.push_back(flight);
+        self.waiting_stop = WaitingStop::Drained;
         self.unflushed = false;
     }
 
@@ -388,7 +429,15 @@ impl VllmV1 {
 
     /// Sequences whose last token the newest turn computes get no further one, unless the scheduler
     /// cannot know.
+    #[inline]
     fn retire_finishing(&mut self, flight: &mut Flight) {
+        let due = self.lockstep.next_finish().is_some_and(|turn| turn <= self.lockstep.turn());
+        if due || flight.finishing.len() > 1 {
+            self.retire_due(flight);
+        }
+    }
+
+    fn retire_due(&mut self, flight: &mut Flight) {
         while let Some((order, id)) = self.lockstep.pop_finishing(&self.seqs) {
             flight.finishing.push((order, id));
             if self.leaves_with_last_token(id) {

@@ -49,12 +49,12 @@ impl Flight {
     }
 
     /// Whether all it does is one token for each sequence in lockstep, and nobody finishes.
-    pub(super) fn is_steady(&self) -> bool {
+    #[inline]
+    pub(super) fn only_decodes(&self) -> bool {
         self.chunks.is_empty()
             && self.missed.is_empty()
             && self.late.is_empty()
             && self.finishing.is_empty()
-            && !self.outdated
     }
 
     /// Whether a running sequence gets a token of this step as one of the lockstep.

@@ -3,10 +3,9 @@
 //! None of them is touched while it decodes. A turn counter stands for the progress of all; what a
 //! step needs to know of them is kept in aggregates: how many there are, the sum of their computed
 //! tokens, how many stand in each residue class modulo the block size (and so need a block at which
-//! turn), and who finishes when. Joining, leaving and missing a turn cost O(log batch).
+//! turn), and who finishes when. Joining, leaving and missing a turn cost O(log batch), and a copy of at most half the calendar.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::VecDeque;
 
 use crate::request::RequestId;
 
@@ -31,9 +30,10 @@ pub(super) struct Lockstep {
     class_sizes: Vec<u32>,
     /// The same as lists in running order, where blocks have identities; else empty.
     class_members: Vec<Vec<Member>>,
-    /// (turn of the last token, member), earliest first. An entry may be early or dead: turns missed
-    /// and departures are noticed when it comes up.
-    calendar: BinaryHeap<Reverse<(u64, Member)>>,
+    /// (turn of the last token, member), earliest first: who joins later mostly finishes later, so
+    /// that entries come in near the end. An entry may be early or dead: turns missed and departures
+    /// are noticed when it comes up.
+    calendar: VecDeque<(u64, Member)>,
 }
 
 impl Lockstep {
@@ -48,7 +48,7 @@ impl Lockstep {
             crossing: 0,
             class_sizes: vec![0; classes],
             class_members: vec![Vec::new(); if with_members { classes } else { 0 }],
-            calendar: BinaryHeap::new(),
+            calendar: VecDeque::new(),
         }
     }
 
@@ -179,7 +179,16 @@ impl Lockstep {
         self.seqs += 1;
         self.computed += u64::from(self.computed(seq));
         self.enter_class((seq.order, id), self.class(seq));
-        self.calendar.push(Reverse((seq.finish_turn, (seq.order, id))));
+        self.enter_calendar((seq.finish_turn, (seq.order, id)));
+    }
+
+    fn enter_calendar(&mut self, entry: (u64, Member)) {
+        if self.calendar.back().is_none_or(|last| *last <= entry) {
+            self.calendar.push_back(entry);
+        } else {
+            let at = self.calendar.partition_point(|other| *other <= entry);
+            self.calendar.insert(at, entry);
+        }
     }
 
     /// A sequence decodes no more; the caller gives it its next phase.
@@ -200,17 +209,17 @@ impl Lockstep {
 
     /// The earliest turn that may compute the last token of a sequence.
     pub(super) fn next_finish(&self) -> Option<u64> {
-        self.calendar.peek().map(|&Reverse((turn, _))| turn)
+        self.calendar.front().map(|&(turn, _)| turn)
     }
 
     /// Takes a sequence whose last token the newest turn computes out of the calendar; it stays in
     /// lockstep until the caller takes it out.
     pub(super) fn pop_finishing(&mut self, seqs: &[Sequence]) -> Option<Member> {
-        while let Some(&Reverse((turn, member))) = self.calendar.peek() {
+        while let Some(&(turn, member)) = self.calendar.front() {
             if turn > self.turn {
                 return None;
             }
-            self.calendar.pop();
+            self.calendar.pop_front();
             let seq = &seqs[member.1.index()];
             if seq.order != member.0 || seq.phase != Phase::Decode {
                 continue;
@@ -219,7 +228,7 @@ impl Lockstep {
                 return Some(member);
             }
             debug_assert!(seq.finish_turn > self.turn, "nobody finishes unnoticed");
-            self.calendar.push(Reverse((seq.finish_turn, member)));
+            self.enter_calendar((seq.finish_turn, member));
         }
         None
     }

@@ -73,10 +73,7 @@ impl VllmV1 {
                 return false;
             }
         }
-        // After a turn missed a sequence is one token out of step with what is known of it.
-        let in_step = !self.config.async_scheduling
-            || self.in_flight.back().is_some_and(|f| f.missed.is_empty());
-        if self.kv.caches_prefixes() && seqs > 0 && !in_step {
+        if self.kv.caches_prefixes() && seqs > 0 && !self.lockstep_is_in_step() {
             return false;
         }
 
@@ -97,6 +94,11 @@ impl VllmV1 {
             at += 1;
         }
         true
+    }
+
+    /// After a turn missed a sequence is one token out of step with what is known of it.
+    pub(super) fn lockstep_is_in_step(&self) -> bool {
+        !self.config.async_scheduling || self.in_flight.back().is_some_and(|f| f.missed.is_empty())
     }
 
     /// Whether there are blocks for all who run.

@@ -9,8 +9,11 @@ impl VllmV1 {
     pub(super) fn count_steady_turns(&self) -> u32 {
         let depth = if self.config.async_scheduling { 2 } else { 1 };
         let seqs = self.lockstep.seqs();
+        // The oldest step may have run beside one who has left since: only what it held shows it, and
+        // that the engine knows.
         let pure = self.in_flight.len() == depth
-            && self.in_flight.iter().all(|f| f.is_steady() && f.decode == seqs);
+            && self.in_flight.back().is_some_and(|f| !f.outdated)
+            && self.in_flight.iter().all(|f| f.only_decodes() && f.decode == seqs);
         if seqs == 0 || !pure || self.running.len() != seqs as usize || self.exact_only {
             return 0;
         }
@@ -55,6 +58,7 @@ impl VllmV1 {
         let oldest = self.lockstep.turn() + 1 - self.in_flight.len() as u64;
         for (turn, flight) in (oldest..).zip(&mut self.in_flight) {
             flight.turn = turn;
+            flight.outdated = false;
         }
         let mut newest = self.in_flight.pop_back().expect("the step that is repeated");
         self.retire_finishing(&mut newest);

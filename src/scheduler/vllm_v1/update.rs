@@ -15,6 +15,10 @@ impl VllmV1 {
     pub(super) fn complete_step(&mut self, outcome: &mut StepOutcome) {
         let flight = self.in_flight.pop_front().expect("a step in flight");
         outcome.decode_tokens = flight.decode;
+        if flight.only_decodes() && !self.kv.caches_prefixes() {
+            self.spare.push(flight);
+            return;
+        }
         for &(order, id) in &flight.late {
             if self.is_alive((order, id)) {
                 self.seqs[id.index()].outputs += 1;
