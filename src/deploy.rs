@@ -196,6 +196,7 @@ impl<'a> Deployment<'a> {
                 let mix = Mix::of_clients(&askers, clients, seed);
                 Box::new(ClosedLoop::new(clients, mix, think_time, pause, spec.num_requests))
             }
+            ArrivalSpec::Trace(trace) => Box::new(trace.replay(spec.num_requests, spec.duration)),
             ArrivalSpec::Open(process) => {
                 let (requests, duration) = (spec.num_requests, spec.duration);
                 let arrivals = Arrivals::new(process, requests, duration, seed);

@@ -51,6 +51,7 @@ pub mod request;
 pub mod scenario;
 pub mod scheduler;
 pub mod time;
+pub mod trace;
 pub mod units;
 pub mod validate;
 pub mod workload;

@@ -25,7 +25,7 @@ pub mod settings;
 mod shape;
 mod validate;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde::ser::SerializeMap;
@@ -33,9 +33,12 @@ use serde::ser::SerializeMap;
 use crate::hardware::{Gpu, InstanceType, Price};
 use crate::metrics::Convention;
 use crate::model::{KvCacheDtype, ModelConfig, WeightPrecision};
-use crate::time::SimDuration;
+use crate::time::{SimDuration, SimTime};
+use crate::trace::{FileRows, Scan, TimeUnit, TraceFile};
 use crate::units::UsdPerHour;
-use crate::workload::{ArrivalProcess, LengthSource, Sessions, SharedPrefix, Tenant};
+use crate::workload::{
+    ArrivalProcess, LengthSource, Replay, ReplayRules, Sessions, SharedPrefix, Tenant,
+};
 
 pub use defaults::EffectiveSettings;
 pub use diagnostic::Diagnostics;
@@ -150,7 +153,17 @@ pub struct WorkloadSpec {
 impl WorkloadSpec {
     /// Names of the tenants by the number that requests carry; none where there are no tenants.
     pub fn tenant_names(&self) -> Vec<String> {
+        if let ArrivalSpec::Trace(trace) = &self.arrivals {
+            return trace.scan.tenants.clone();
+        }
         self.tenants.iter().map(|tenant| tenant.name.clone()).collect()
+    }
+
+    /// Why a run did not get all of its trace, if that is so: it was there when it was checked.
+    pub fn trace_failure(&self) -> Option<String> {
+        let ArrivalSpec::Trace(trace) = &self.arrivals else { return None };
+        let why = trace.failure.get()?;
+        Some(format!("cannot read the trace {}: {why}", trace.file))
     }
 
     /// Those who ask: the tenants, or one that is everybody. None where a trace says it all.
@@ -175,9 +188,64 @@ impl WorkloadSpec {
 pub enum ArrivalSpec {
     /// Each client sends its next request `think_time` after its last answer.
     ClosedLoop { clients: u32, think_time: SimDuration },
+    /// A recorded trace, which has its own lengths.
+    Trace(Box<TraceSpec>),
     /// Requests that wait for no answer.
     #[serde(untagged)]
     Open(ArrivalProcess),
+}
+
+/// What of a trace is replayed, and how.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TraceSpec {
+    /// As the scenario names it.
+    pub file: String,
+    /// What a look through it has shown.
+    #[serde(skip)]
+    pub scan: Scan,
+    /// On the trace's own clock; `MAX` where it ends with its last row.
+    pub start: SimDuration,
+    #[serde(serialize_with = "unless_endless")]
+    pub end: SimDuration,
+    pub time_scale: f64,
+    pub rate_scale: f64,
+    /// From one pass to the next on the trace's own clock, if it is repeated.
+    pub repeat_after: Option<SimDuration>,
+    pub hash_block_size: u32,
+    #[serde(skip)]
+    pub time_unit: Option<TimeUnit>,
+    #[serde(skip)]
+    pub source: TraceFile,
+    /// Set by a run during which the file could not be read any more.
+    #[serde(skip)]
+    pub failure: Arc<OnceLock<String>>,
+}
+
+fn unless_endless<S: serde::Serializer>(end: &SimDuration, ser: S) -> Result<S::Ok, S::Error> {
+    if *end == SimDuration::MAX { ser.serialize_none() } else { end.serialize(ser) }
+}
+
+impl TraceSpec {
+    /// The trace as a workload.
+    pub fn replay(&self, requests: Option<u64>, duration: Option<SimDuration>) -> Replay<FileRows> {
+        let (file, failure) = (self.source.clone(), Arc::clone(&self.failure));
+        let rows = FileRows::new(file, self.time_unit, failure);
+        let rules = ReplayRules {
+            start: SimTime::ZERO + self.start,
+            end: SimTime::ZERO + self.end,
+            time_scale: self.time_scale,
+            rate_scale: self.rate_scale,
+            repeat_after: self.repeat_after,
+            block_tokens: self.hash_block_size,
+        };
+        Replay::new(rows, rules, requests, duration)
+    }
+
+    /// Requests of one pass.
+    pub fn requests(&self) -> u64 {
+        (self.scan.window_rows as f64 * self.rate_scale) as u64
+    }
 }
 
 impl ArrivalSpec {

@@ -6,6 +6,7 @@ mod closed_loop;
 mod length;
 mod open_loop;
 mod tenant;
+mod trace;
 
 use crate::engine::observer::RequestRecord;
 use crate::request::RequestSpec;
@@ -16,6 +17,7 @@ pub use closed_loop::ClosedLoop;
 pub use length::{LengthDistribution, LengthOrder, LengthPair, LengthSource, Lengths};
 pub use open_loop::OpenLoop;
 pub use tenant::{Mix, Sessions, SharedPrefix, Tenant, Turns};
+pub use trace::{Replay, ReplayRules, TraceRow, TraceSource};
 
 /// A source of requests. Arrival times never decrease.
 pub trait Workload {

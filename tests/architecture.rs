@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["scheduler"],
     &["engine", "workload"],
     &["metrics"],
+    &["trace"],
     &["scenario"],
     &["deploy", "calibrate", "sweep", "conformance", "validate"],
     &["report"],

@@ -452,9 +452,22 @@ pub struct WorkloadArgs {
     #[arg(long, value_name = "SHAPE", allow_negative_numbers = true)]
     pub burstiness: Option<String>,
 
-    /// Replay the arrivals and lengths of a file
-    #[arg(long, value_name = "FILE")]
+    /// Replay the arrivals and lengths of a recorded trace: Azure, BurstGPT, Mooncake, or a CSV or JSON
+    /// Lines file with arrival_s, input_tokens and output_tokens
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["lengths", "input_len", "output_len", "burstiness"]
+    )]
     pub trace: Option<String>,
+
+    /// Factor on the times of the trace: 0.5 sends it twice as fast
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    pub time_scale: Option<String>,
+
+    /// Factor on the number of the trace's requests at unchanged times
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    pub rate_scale: Option<String>,
 
     /// A CSV with the columns input_tokens and output_tokens, or an embedded data set
     #[arg(long, value_name = "FILE", conflicts_with_all = ["input_len", "output_len"])]
@@ -546,6 +559,8 @@ impl WorkloadArgs {
             ("--request-rate", rate_key, &self.request_rate),
             ("--burstiness", burstiness_key, &self.burstiness),
             ("--trace", "workload.trace.file", &self.trace),
+            ("--time-scale", "workload.trace.time-scale", &self.time_scale),
+            ("--rate-scale", "workload.trace.rate-scale", &self.rate_scale),
             ("--lengths", "workload.lengths.dataset", &self.lengths),
             ("--input-len", "workload.lengths.fixed.input", &self.input_len),
             ("--output-len", "workload.lengths.fixed.output", &self.output_len),

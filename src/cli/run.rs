@@ -47,6 +47,9 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
 
     let watch = Stopwatch::start();
     let mut series = Series::run(args, &deployment, out.as_ref(), &watch)?;
+    if let Some(failure) = scenario.workload.trace_failure() {
+        return Err(Failure::Environment(format!("error: {failure}")));
+    }
     let figures = SimulatorFigures {
         steps: series.totals.steps,
         output_tokens: series.totals.output_tokens,

@@ -36,6 +36,8 @@ pub struct Sources {
 struct SourceText {
     name: String,
     text: String,
+    /// Lines of the file before this text.
+    lines_before: usize,
 }
 
 impl Sources {
@@ -45,9 +47,24 @@ impl Sources {
     }
 
     pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) -> SourceId {
+        self.add_excerpt(name, text, 1)
+    }
+
+    /// A piece of a file that is too long to keep, from line `first_line` on.
+    pub fn add_excerpt(
+        &mut self,
+        name: impl Into<String>,
+        text: impl Into<String>,
+        first_line: u64,
+    ) -> SourceId {
         let id = self.next_id();
-        self.texts.push(SourceText { name: name.into(), text: text.into() });
+        let lines_before = usize::try_from(first_line.saturating_sub(1)).unwrap_or(usize::MAX);
+        self.texts.push(SourceText { name: name.into(), text: text.into(), lines_before });
         id
+    }
+
+    fn lines_before(&self, id: SourceId) -> usize {
+        self.texts[id.0 as usize].lines_before
     }
 
     pub fn name(&self, id: SourceId) -> &str {
@@ -68,7 +85,10 @@ impl Sources {
         let text = self.text(id);
         let before = &text[..floor_char_boundary(text, byte)];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        (
+            self.lines_before(id) + before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
     }
 }
 
@@ -258,7 +278,7 @@ fn groups<'a>(sources: &'a Sources, diagnostic: &'a Diagnostic) -> Vec<Group<'a>
             if label.text.is_empty() { annotation } else { annotation.label(label.text.as_str()) }
         });
         let snippet = Snippet::source(window.text)
-            .line_start(window.first_line)
+            .line_start(sources.lines_before(id) + window.first_line)
             .path(sources.name(id))
             .annotations(annotations);
         elements.push(snippet.into());

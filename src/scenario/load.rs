@@ -14,10 +14,16 @@ use super::registry::Registry;
 use super::validate::CustomSettings;
 use super::{Override, Scenario, overrides, shape, validate};
 use crate::named::nearest;
+use crate::trace::TraceFile;
 
 /// Access to files, so that everything else is a function of its arguments.
 pub trait ReadFile {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// A file to be read piece by piece, and again.
+    fn trace(&self, path: &Path) -> io::Result<TraceFile> {
+        Ok(TraceFile::Memory(self.read(path)?.into()))
+    }
 }
 
 /// The file system.
@@ -36,6 +42,10 @@ impl ReadFile for DiskFiles {
             return Err(io::Error::other("the file is larger than 1 GiB"));
         }
         Ok(bytes)
+    }
+
+    fn trace(&self, path: &Path) -> io::Result<TraceFile> {
+        TraceFile::on_disk(path)
     }
 }
 

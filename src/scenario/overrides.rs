@@ -80,6 +80,11 @@ const EXCLUSIVE: &[(&str, &[&str])] = &[
     ("hardware.price-kind", &["hardware.price"]),
     ("hardware.price-list", &["hardware.price"]),
     ("workload.closed-loop", &["workload.drain"]),
+    // A trace says all this itself.
+    (
+        "workload.trace",
+        &["workload.lengths", "workload.shared-prefix", "workload.sessions", "workload.tenants"],
+    ),
     ("workload.lengths.dataset", LENGTH_KINDS),
 ];
 

@@ -3,23 +3,15 @@
 
 use super::document::Value;
 
-/// Why a key is refused although it means something.
+/// Why a key is refused although it means something: it changes the result in ways that the
+/// simulator has no model of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Dotted path; `*` stands for one part.
     path: &'static str,
-    reason: Reason,
     what: &'static str,
     /// The value with which the key changes nothing, so that settings can be copied unchanged.
     harmless: Harmless,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    /// Part of the file format, to come.
-    NotBuilt,
-    /// Changes the result in ways that the simulator has no model of.
-    NotModelled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +21,11 @@ enum Harmless {
     False,
 }
 
-const fn not_built(path: &'static str, what: &'static str) -> Refusal {
-    Refusal { path, reason: Reason::NotBuilt, what, harmless: Harmless::Nothing }
-}
-
 const fn not_modelled(path: &'static str, what: &'static str, harmless: Harmless) -> Refusal {
-    Refusal { path, reason: Reason::NotModelled, what, harmless }
+    Refusal { path, what, harmless }
 }
 
 const REFUSALS: &[Refusal] = &[
-    not_built("workload.trace", "replay of a trace"),
     not_modelled("engine.pipeline-parallel-size", "pipeline parallelism", Harmless::One),
     not_modelled("engine.data-parallel-size", "data parallelism inside one engine", Harmless::One),
     not_modelled("engine.expert-parallel-size", "expert parallelism", Harmless::One),
@@ -88,10 +75,7 @@ impl Refusal {
     }
 
     pub fn title(&self, key: &str) -> String {
-        match self.reason {
-            Reason::NotBuilt => format!("`{key}` is not built yet"),
-            Reason::NotModelled => format!("`{key}` is not modelled"),
-        }
+        format!("`{key}` is not modelled")
     }
 
     pub fn label(&self) -> &'static str {
@@ -99,18 +83,12 @@ impl Refusal {
     }
 
     pub fn help(&self) -> String {
-        let now = match () {
-            () if self.path.starts_with("workload.") => {
-                "use [workload.closed-loop], [workload.constant] or [workload.poisson], which are \
-                 there now"
-            }
-            () => match self.harmless {
-                Harmless::One => "leave it out, or set it to 1",
-                Harmless::False => "leave it out, or set it to false",
-                Harmless::Nothing => "leave it out; the result is then that of a server without it",
-            },
-        };
-        now.into()
+        match self.harmless {
+            Harmless::One => "leave it out, or set it to 1",
+            Harmless::False => "leave it out, or set it to false",
+            Harmless::Nothing => "leave it out; the result is then that of a server without it",
+        }
+        .into()
     }
 }
 

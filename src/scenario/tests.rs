@@ -108,7 +108,7 @@ fn each_mistake_is_named_with_its_place_and_a_remedy() {
         (
             "[workload.closed-loop]\nclients = 10",
             "[workload.trace]\nfile = 10",
-            &["`trace` is not built yet", "[workload.poisson]"],
+            &["`workload.trace.file` must be text in quotes"],
         ),
         ("[workload.closed-loop]\nclients = 10", "", &["no arrivals", "s.toml:16:2"]),
         ("llama-2-7b", "llama2-7b", &["unknown model", "s.toml:4:8", "\"llama-2-7b\""]),

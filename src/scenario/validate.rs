@@ -119,10 +119,14 @@ impl Context<'_> {
     /// Reads the file that the value at `path` names: relative to the scenario file if that is
     /// where it is written, to the working directory if it comes from a flag.
     fn read(&self, path: &str, name: &str) -> (PathBuf, io::Result<Vec<u8>>) {
-        let from_file = self.node(path).is_some_and(|node| Some(node.span.source) == self.file);
-        let full = if from_file { self.folder.join(name) } else { PathBuf::from(name) };
+        let full = self.path(path, name);
         let bytes = self.files.read(&full);
         (full, bytes)
+    }
+
+    fn path(&self, path: &str, name: &str) -> PathBuf {
+        let from_file = self.node(path).is_some_and(|node| Some(node.span.source) == self.file);
+        if from_file { self.folder.join(name) } else { PathBuf::from(name) }
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::named::named_enum;
 use crate::time::SimDuration;
+use crate::trace::TimeUnit;
 use crate::workload::{LengthOrder, RampStrategy};
 
 /// Arrivals, lengths and the end of the run. Exactly one table of arrivals.
@@ -40,6 +41,8 @@ pub struct RawWorkload {
     pub ramp: Option<RawRamp>,
     /// Open loop with a stretch at another rate, once or again and again.
     pub spike: Option<RawSpike>,
+    /// Replay of a recorded trace, with its own lengths.
+    pub trace: Option<RawTrace>,
     /// Lengths of prompts and outputs: a data set, or one distribution for each of the two.
     pub lengths: RawLengths,
     /// A beginning that prompts have in common, such as a system prompt.
@@ -221,6 +224,39 @@ pub struct RawSpike {
     /// Shape of the gaps, as in [workload.gamma] (default 1).
     #[schemars(range(min = 0.05, max = 1_000_000))]
     pub burstiness: Option<f64>,
+}
+
+/// A recorded trace, its format told by its header or first line. Times count from `arrival_s` = 0,
+/// or from the first row where they are dates or timestamps.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawTrace {
+    /// Path of the trace: Azure (CSV), BurstGPT (CSV), Mooncake (JSON Lines), or our own CSV or JSON
+    /// Lines with arrival_s, input_tokens, output_tokens and, if wanted, session, prefix,
+    /// prefix_tokens, priority, tenant, hash_ids. Read line by line, so of any size.
+    pub file: Option<String>,
+    /// Where in the trace to begin; what comes before is left out (default 0s).
+    pub start: Option<SimDuration>,
+    /// Where in the trace to end (default: with its last row).
+    pub end: Option<SimDuration>,
+    /// Factor on the times between requests: 0.5 sends the same requests twice as fast (default 1).
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000))]
+    pub time_scale: Option<f64>,
+    /// Factor on the number of requests at unchanged times: 0.5 leaves every other one out, 2 sends
+    /// each twice, spread over the time to the next (default 1).
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1000))]
+    pub rate_scale: Option<f64>,
+    /// Mean requests per second, reached by scaling times, in place of `time-scale`.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000))]
+    pub request_rate: Option<f64>,
+    /// Begin anew at the end, until workload.duration or workload.num-requests is reached (default
+    /// false).
+    pub repeat: Option<bool>,
+    /// Tokens that one of hash_ids stands for (default 512, as in Mooncake's traces).
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub hash_block_size: Option<u32>,
+    /// Unit of times that are written as numbers (default s; ms for `timestamp` in JSON Lines).
+    pub time_unit: Option<TimeUnit>,
 }
 
 /// Lengths in tokens: `dataset`, or for each of input and output one of the distributions.

@@ -16,7 +16,7 @@ fn arriving(workload: &str) -> Result<ArrivalProcess, String> {
     let lengths = "\n[workload.lengths]\nfixed = { input = 9, output = 9 }\n";
     match with(&format!("{workload}{lengths}"))?.workload.arrivals {
         ArrivalSpec::Open(process) => Ok(process),
-        closed @ ArrivalSpec::ClosedLoop { .. } => panic!("{closed:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -304,4 +304,134 @@ fn tenants_and_conversations_that_make_no_sense_are_refused_with_the_reason() {
         }
         assert_eq!(message.matches("error: ").count(), 1, "{message}");
     }
+}
+
+/// A scenario with `[workload.trace] file = "t.csv"` and more keys, over a trace of this text.
+fn traced(trace: &str, keys: &str) -> Result<Scenario, String> {
+    let text = &GOOD[..GOOD.find("[workload]").unwrap()];
+    let text = format!("{text}[workload.trace]\nfile = \"t.csv\"\n{keys}");
+    let mut files = MemoryFiles::default();
+    files.0.insert("dir/t.csv".into(), trace.into());
+    load(&Source::file("dir/s.toml", text), &[], &files).map_err(|d| d.render(false))
+}
+
+const TRACE: &str =
+    "arrival_s,input_tokens,output_tokens\n0,10,5\n10,20,5\n20,30,5\n40,40,0\n60,50,5\n";
+
+fn spec(scenario: &Scenario) -> &TraceSpec {
+    match &scenario.workload.arrivals {
+        ArrivalSpec::Trace(trace) => trace,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_trace_is_counted_and_scaled() {
+    let scenario = traced(TRACE, "").unwrap();
+    assert_eq!(scenario.workload.num_requests, Some(4));
+    assert_eq!(scenario.notes.iter().filter(|n| n.contains("1 of 5 rows")).count(), 1);
+    let scenario = traced(TRACE, "rate-scale = 2.5\ntime-scale = 0.5").unwrap();
+    assert_eq!(scenario.workload.num_requests, Some(10));
+    let scenario = traced(TRACE, "start = \"10s\"\nend = \"60s\"").unwrap();
+    assert_eq!(scenario.workload.num_requests, Some(2));
+    // Four requests in 60 s: three gaps of 20 s.
+    let scenario = traced(TRACE, "request-rate = 0.5").unwrap();
+    assert_eq!(spec(&scenario).time_scale, 0.1);
+    let scenario = traced(TRACE, "repeat = true\n[workload]\nduration = \"1h\"").unwrap();
+    assert_eq!(scenario.workload.num_requests, None);
+    assert_eq!(spec(&scenario).repeat_after, Some(SimDuration::from_secs(80)));
+    let json = serde_json::to_value(&scenario).unwrap();
+    assert_eq!(json["workload"]["arrivals"]["trace"]["file"], "t.csv");
+}
+
+#[test]
+fn a_trace_given_by_a_flag_replaces_arrivals_and_lengths() {
+    let mut files = MemoryFiles::default();
+    files.0.insert("t.csv".into(), TRACE.into());
+    let flag = Override::flag("--trace", "workload.trace.file", "t.csv");
+    let scenario = load(&Source::file("dir/s.toml", GOOD), &[flag], &files).unwrap();
+    assert!(scenario.workload.lengths.is_none());
+    assert_eq!(spec(&scenario).requests(), 4);
+}
+
+#[test]
+fn a_bad_row_of_a_trace_is_shown_with_its_line_and_the_key_that_names_the_file() {
+    let message = traced(&TRACE.replace("20,30,5", "20,many,5"), "").unwrap_err();
+    let expected = "\
+error: `input_tokens` cannot be read
+  --> dir/t.csv:4:4
+   |
+ 4 | 20,many,5
+   |    ^^^^ \"many\" is none
+   |
+  ::: dir/s.toml:17:8
+   |
+17 | file = \"t.csv\"
+   |        ------- the trace
+   |
+   = help: write a whole number of tokens";
+    assert_eq!(message, expected);
+}
+
+#[test]
+fn traces_that_make_no_sense_are_refused_with_the_reason() {
+    let cases: &[(&str, &str, &[&str])] = &[
+        (TRACE, "file = 3", &["duplicate key"]),
+        (TRACE, "start = \"9s\"\nend = \"9s\"", &["the window ends before it begins"]),
+        (
+            TRACE,
+            "start = \"2h\"",
+            &["the window holds no request", "from 0.000000 s to 60.000000 s"],
+        ),
+        (TRACE, "repeat = true", &["a repeated trace has no end", "workload.duration"]),
+        (TRACE, "rate-scale = 0.1", &["nothing of the trace is sent", "less than one of 4"]),
+        (TRACE, "time-scale = 0", &["must be above 0"]),
+        (TRACE, "time-scale = 2.0\nrequest-rate = 3.0", &["by a factor or to a rate"]),
+        (TRACE, "speed = 2", &["unknown key `speed`"]),
+        (
+            TRACE,
+            "[workload.lengths]\nfixed = { input = 1, output = 1 }",
+            &["a trace has its own lengths", "the trace"],
+        ),
+        ("", "", &["the trace is empty"]),
+        ("arrival_s,input_tokens,output_tokens\n", "", &["the trace is empty", "no rows"]),
+        ("arrival_s,input_tokens,output_tokens\n0,0,5\n", "", &["both a prompt and an answer"]),
+        ("0,10,5\n", "", &["no column of prompt lengths", "dir/t.csv:1:1"]),
+        (
+            "arrival_s,input_tokens,output_tokens\n5,1,1\n3,1,1\n",
+            "",
+            &["not in order", "dir/t.csv:3:1", "sort the file"],
+        ),
+        (
+            "arrival_s,input_tokens,output_tokens\n5,1,1\n",
+            "request-rate = 2.0",
+            &["no rate that could be scaled"],
+        ),
+    ];
+    for (trace, keys, said) in cases {
+        let message = traced(trace, keys).expect_err(keys);
+        for part in *said {
+            assert!(message.contains(part), "{keys}: no {part:?} in\n{message}");
+        }
+        assert_eq!(message.matches("error: ").count(), 1, "{message}");
+    }
+    let message = traced(TRACE, "").map(|_| ());
+    assert_eq!(message, Ok(()));
+    let text =
+        GOOD.replace("[workload.closed-loop]\nclients = 10", "[workload.trace]\nfile = \"no.csv\"");
+    let text = &text[..text.find("[workload.lengths]").unwrap()];
+    let message = load_text(text, &[]).unwrap_err();
+    assert!(message.contains("cannot read the trace no.csv"), "{message}");
+}
+
+#[test]
+fn a_hole_in_a_trace_is_a_remark() {
+    let rows: String =
+        (0..300u32).map(|i| format!("{},5,5\n", i + 1000 * u32::from(i > 200))).collect();
+    let trace = format!("arrival_s,input_tokens,output_tokens\n{rows}");
+    let notes = traced(&trace, "").unwrap().notes;
+    assert!(
+        notes.iter().any(|note| note.contains("has a hole: no request for 1001.000 s")),
+        "{notes:?}"
+    );
 }

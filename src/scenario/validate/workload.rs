@@ -3,6 +3,7 @@
 pub mod arrivals;
 mod lengths;
 mod tenants;
+mod trace;
 
 use super::super::raw::{ConventionSetting, RawMeasure, RawWorkload};
 use super::super::settings::SchedulingPolicy;
@@ -22,7 +23,11 @@ pub(super) fn workload(
 ) -> Option<WorkloadSpec> {
     let arrivals = arrivals::arrivals(&raw, context, notes);
     let closed = arrivals.as_ref().map(ArrivalSpec::is_closed_loop);
-    let asked = tenants::asked(&raw, closed.unwrap_or(true), context, notes);
+    let asked = if raw.trace.is_some() {
+        trace::says_all(context).then(tenants::Asked::default)
+    } else {
+        tenants::asked(&raw, closed.unwrap_or(true), context, notes)
+    };
     if raw.duration == Some(SimDuration::ZERO) {
         let problem = context
             .problem_at("workload.duration", "the duration must be above zero", "no time at all")
@@ -50,9 +55,14 @@ pub(super) fn workload(
     if duration.is_none() && num_requests.is_none() {
         if closed {
             duration = Some(CLOSED_LOOP_DURATION);
-        } else {
+        } else if raw.trace.is_none() {
             num_requests = Some(OPEN_LOOP_REQUESTS);
         }
+    }
+    if let Some(ArrivalSpec::Trace(trace)) = &arrivals
+        && trace.repeat_after.is_none()
+    {
+        num_requests = Some(num_requests.unwrap_or(u64::MAX).min(trace.requests()));
     }
     let asked = asked?;
     Some(WorkloadSpec {
@@ -83,7 +93,10 @@ pub(super) fn without_effect(workload: &WorkloadSpec, engine: &EffectiveSettings
         _ => false,
     };
     let askers = workload.askers();
-    let shares = askers.iter().any(|asker| asker.prefix.is_some() || asker.sessions.is_some());
+    let shares = match &workload.arrivals {
+        ArrivalSpec::Trace(trace) => trace.scan.shares,
+        _ => askers.iter().any(|asker| asker.prefix.is_some() || asker.sessions.is_some()),
+    };
     let ranked = askers.windows(2).any(|pair| pair[0].priority != pair[1].priority);
     let mut notes = Vec::new();
     if shares && !caching {

@@ -5,11 +5,12 @@ use super::super::super::raw::{
     RawBursty, RawClosedLoop, RawDiurnal, RawMmpp, RawRamp, RawSpike, RawWorkload,
 };
 use super::super::Context;
+use super::trace;
 use crate::time::SimDuration;
 use crate::workload::{ArrivalProcess, RampStrategy};
 
 /// The tables of which a workload has one.
-pub const KINDS: [&str; 9] = [
+pub const KINDS: [&str; 10] = [
     "workload.closed-loop",
     "workload.constant",
     "workload.poisson",
@@ -19,6 +20,7 @@ pub const KINDS: [&str; 9] = [
     "workload.diurnal",
     "workload.ramp",
     "workload.spike",
+    "workload.trace",
 ];
 
 /// What flags alone ask for when they say nothing of the load.
@@ -49,6 +51,10 @@ pub(super) fn arrivals(
     }
     if let Some(closed) = &raw.closed_loop {
         return closed_loop(closed, context);
+    }
+    if let Some(trace) = &raw.trace {
+        let spec = trace::trace(trace, raw, context, notes)?;
+        return Some(ArrivalSpec::Trace(Box::new(spec)));
     }
     if let Some(kind) = given.first() {
         return process(kind, raw, context).map(ArrivalSpec::Open);

@@ -8,6 +8,7 @@ use crate::time::SimDuration;
 use crate::workload::{Sessions, SharedPrefix, Turns};
 
 /// What is asked for.
+#[derive(Default)]
 pub(super) struct Asked {
     pub(super) lengths: Option<LengthSpec>,
     pub(super) shared_prefix: Option<SharedPrefix>,
