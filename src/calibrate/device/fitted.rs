@@ -1,7 +1,7 @@
 //! From a device's measurements to a GPU file that holds its calibration.
 
 use crate::calibrate::fit::{Parameter, least_squares};
-use crate::calibrate::table::{AttentionBatch, Operator, Timing};
+use crate::calibrate::table::{AttentionBatch, Operator, Timing, catalogue_gpu};
 use crate::cost::StepShape;
 use crate::cost::attention::AttentionShape;
 use crate::cost::gemm::GemmWork;
@@ -54,10 +54,20 @@ pub fn calibrated(
     Ok(Calibrated { gpu, profile, rows, bandwidth, peak })
 }
 
+/// The catalogue's GPU of that product; drivers and datasheets do not write all names alike.
+fn known(description: &Description) -> Option<Gpu> {
+    let product = description.product.replace("Tesla ", "NVIDIA ");
+    let mut gpus = hardware::gpu_names().filter_map(|known| hardware::gpu(known).ok());
+    let alias = catalogue_gpu(&description.product).and_then(|name| hardware::gpu(name).ok());
+    alias.or_else(|| gpus.find(|gpu| gpu.product == product))
+}
+
+/// Named as the catalogue names the GPU, so that `--from-tables` finds them.
 fn rows(description: &Description, measured: &[Measurement], source: &str) -> Vec<Timing> {
+    let gpu = known(description).map_or(description.product.clone(), |gpu| gpu.name);
     let row = |measurement: &Measurement| match &measurement.probe {
         Probe::Operator { dtype, operator } => Some(Timing {
-            gpu: description.product.clone(),
+            gpu: gpu.clone(),
             dtype: dtype.clone(),
             operator: operator.clone(),
             seconds: measurement.sample.seconds,
@@ -81,10 +91,7 @@ fn bandwidth(description: &Description, measured: &[Measurement]) -> f64 {
 
 /// The catalogue's GPU of that product, or one that is described by what was measured.
 fn gpu(name: &str, description: &Description, bandwidth: f64, peak: f64) -> Gpu {
-    let known = hardware::gpu_names()
-        .filter_map(|known| hardware::gpu(known).ok())
-        .find(|gpu| gpu.product == description.product);
-    if let Some(gpu) = known {
+    if let Some(gpu) = known(description) {
         return Gpu { name: name.to_owned(), ..gpu };
     }
     let source = format!("measured by servesim calibrate: {}", description.conditions);
@@ -428,4 +435,103 @@ fn shapes(batch: &AttentionBatch) -> (AttentionShape, StepShape) {
     step.decode_seqs = small(batch.sequences);
     step.decode_context = batch.sequences * batch.context;
     (shape, step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibrate::device::probe::{GPU_SHAPES, streams};
+    use crate::calibrate::device::{Effort, Sample};
+
+    fn description(product: &str) -> Description {
+        Description {
+            product: product.into(),
+            conditions: "made up".into(),
+            multiprocessors: 80,
+            compute_capability: (8, 6),
+            clock_mhz: 1710,
+            memory_bytes: 22 << 30,
+            cache_bytes: 6 << 20,
+            dtype: "fp16",
+            not_representative: None,
+        }
+    }
+
+    /// Timings as the embedded profile of the A10G has them.
+    fn measured() -> Vec<Measurement> {
+        let gpu = hardware::gpu("a10g").unwrap();
+        let profile = crate::cost::profile::lookup::gpu(&gpu).unwrap().profile;
+        let mut probes = GPU_SHAPES.probes("fp16", Effort::Full);
+        probes.extend(streams(6 << 20, 22 << 30, Effort::Full));
+        let seconds = |probe: &Probe| match probe {
+            Probe::Operator { operator: Operator::Gemm { m, n, k }, .. } => {
+                let [m, n, k] = [*m, *n, *k].map(|x| x as f64);
+                let form = profile.gemm.form(&gpu, gpu.peak.fp16);
+                form.seconds(&GemmWork::dense(m, n, k, 2.0))
+            }
+            Probe::Operator { operator: Operator::Attention(batch), .. } => {
+                let (shape, step) = shapes(batch);
+                let form = profile.attention.form(&gpu);
+                if batch.chunks > 0 {
+                    form.with_prefill(&shape, &step)
+                } else {
+                    let curve = form.decode_curve(&shape, step.decode_seqs);
+                    curve.at(step.decode_context).as_secs_f64()
+                }
+            }
+            Probe::Stream { kind, bytes } => (bytes * kind.traffic()) as f64 / 500e9,
+            _ => 1e-5,
+        };
+        let measurement = |probe: Probe| {
+            let sample = Sample { seconds: seconds(&probe), spread: 0.01, repeats: 9 };
+            Measurement { probe, sample }
+        };
+        probes.into_iter().map(measurement).collect()
+    }
+
+    #[test]
+    fn surfaces_that_made_the_timings_come_back_from_them() {
+        let made = calibrated("mine", &description("Some GPU"), &measured(), "test").unwrap();
+        for surface in ["gemm", "attention.prefill", "attention.decode"] {
+            let fit = made.profile.fits.iter().find(|fit| fit.surface == surface).unwrap();
+            assert!(fit.median_percent < 3.0 && fit.p90_percent < 10.0, "{fit:?}");
+        }
+        assert!((made.bandwidth.as_gb_per_s() - 500.0).abs() < 1.0, "{:?}", made.bandwidth);
+        assert_eq!(made.gpu.chip.streaming_multiprocessors, 80);
+    }
+
+    #[test]
+    fn a_gpu_file_with_its_calibration_is_read_back_as_it_was() {
+        let made = calibrated("mine", &description("NVIDIA A10G"), &measured(), "test").unwrap();
+        // What the catalogue knows it need not be measured.
+        assert_eq!(made.gpu.memory, hardware::gpu("a10g").unwrap().memory);
+        assert!(made.rows.iter().all(|row| row.gpu == "a10g"));
+        let table = toml::Table::try_from(&made.profile).unwrap();
+        let gpu = Gpu { calibration: Some(table), ..made.gpu };
+        let again = Gpu::from_toml("mine", gpu.to_toml().as_bytes()).unwrap();
+        assert_eq!(again, gpu);
+        let found = crate::cost::profile::lookup::gpu(&again).unwrap();
+        // Units may cost a number its last bit.
+        let near = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-12;
+        for name in crate::cost::profile::GemmSurface::NAMES {
+            let numbers = [&found.profile, &made.profile].map(|profile| profile.gemm.get(name));
+            assert!(near(numbers[0].unwrap(), numbers[1].unwrap()), "{name}: {numbers:?}");
+        }
+        assert_eq!(found.profile.fits, made.profile.fits);
+        assert_eq!(found.profile.provenance(), made.profile.provenance());
+    }
+
+    #[test]
+    fn drivers_names_lead_to_the_catalogue() {
+        for (product, name) in [
+            ("Tesla T4", "t4"),
+            ("NVIDIA A10G", "a10g"),
+            ("NVIDIA H100 80GB HBM3", "h100-80gb"),
+            ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ] {
+            let gpu = known(&description(product));
+            assert_eq!(gpu.map(|gpu| gpu.name).as_deref(), Some(name), "{product}");
+        }
+        assert!(known(&description("Some GPU")).is_none());
+    }
 }
