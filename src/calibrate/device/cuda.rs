@@ -35,6 +35,7 @@ const LEAST_FREE: u64 = 3 << 30;
 pub struct Cuda {
     description: Description,
     setup: Setup,
+    free_bytes: u64,
     nvml: Option<Nvml>,
     // Before the driver whose stream and memory it uses.
     cublas: Option<Cublas>,
@@ -100,7 +101,7 @@ impl Cuda {
         // Peers of the first GPU only: NCCL counts ranks from there.
         let ring = (index == 0 && count > 1).then(|| Ring::open(count)).transpose()?;
         driver.enter().map_err(lost)?;
-        Ok(Self { description, setup, nvml, cublas, driver, ring })
+        Ok(Self { description, setup, free_bytes: free, nvml, cublas, driver, ring })
     }
 
     fn timed(&self, work: &Work, effort: Effort) -> Result<Sample, RunnerError> {
@@ -257,9 +258,9 @@ impl Device for Cuda {
     }
 
     fn plan(&self, effort: Effort) -> Vec<Probe> {
-        let Description { cache_bytes, memory_bytes, .. } = self.description;
+        let cache_bytes = self.description.cache_bytes;
         let mut probes = vec![Probe::Launch { graph: false }, Probe::Launch { graph: true }];
-        probes.extend(streams(cache_bytes, memory_bytes, effort));
+        probes.extend(streams(cache_bytes, self.free_bytes, effort));
         probes.extend(GPU_SHAPES.probes(DTYPE, effort));
         for dtype in ["w8a16", "w4a16"] {
             probes.extend(super::probe::quantised(&GPU_SHAPES, dtype, effort));
@@ -270,6 +271,8 @@ impl Device for Cuda {
         if let Some(ring) = &self.ring {
             probes.extend(ring.probes(effort));
         }
+        // Small GPUs go without the largest batches.
+        probes.retain(|probe| probe.cache_bytes() < self.free_bytes / 2);
         probes
     }
 

@@ -56,6 +56,20 @@ pub enum CopyKind {
     Peer,
 }
 
+impl Probe {
+    /// Bytes of keys and values that an attention batch reads, in 16 bits.
+    pub fn cache_bytes(&self) -> u64 {
+        match self {
+            Self::Operator { operator: Operator::Attention(batch), .. } => {
+                let tokens = batch.chunks * (batch.chunk_past + batch.chunk_tokens)
+                    + batch.sequences * batch.context;
+                tokens * batch.kv_heads * batch.head_dim * 2 * 2
+            }
+            _ => 0,
+        }
+    }
+}
+
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -329,6 +343,14 @@ mod tests {
         };
         assert!(products(Effort::Full) >= 64);
         assert!(products(Effort::Quick) >= 32);
+    }
+
+    #[test]
+    fn the_largest_batches_read_gigabytes_of_keys_and_values() {
+        let probes = GPU_SHAPES.probes("fp16", Effort::Full);
+        let largest = probes.iter().map(Probe::cache_bytes).max().unwrap();
+        // 256 sequences of 1024 tokens with 32 heads of 128.
+        assert_eq!(largest, 256 * 1024 * 32 * 128 * 4);
     }
 
     #[test]

@@ -45,8 +45,14 @@ pub fn run(kind: DeviceKind, args: &CalibrateArgs) -> Result<Outcome, Failure> {
         SessionError::Journal { .. } => Failure::Environment(format!("error: {error}")),
     })?;
     let source = format!("servesim {}", env!("CARGO_PKG_VERSION"));
-    let calibrated = fitted::calibrated(&name, &description, &measured, &source)
+    let conditions = [state, device.state()];
+    let mut calibrated = fitted::calibrated(&name, &description, &measured, &source)
         .map_err(|error| Failure::environment("the timings make no profile", &error))?;
+    if let (Some(note), true) =
+        (&mut calibrated.profile.note, conditions.iter().any(|s| !s.is_empty()))
+    {
+        note.push_str(&format!("; at the start {}, at the end {}", conditions[0], conditions[1]));
+    }
 
     let rows = OutDir::create(&out.with_extension("rows"))?;
     rows.write(row_files(&calibrated, &measured))?;
@@ -55,8 +61,7 @@ pub fn run(kind: DeviceKind, args: &CalibrateArgs) -> Result<Outcome, Failure> {
     journal
         .finish()
         .map_err(|error| Failure::environment("cannot remove what is finished", &error))?;
-    let conditions = [state, device.state()];
-    output::print(&report(&calibrated, &measured, &conditions, args.format))?;
+    output::print(&report(&calibrated, &measured, args.format))?;
     Ok(Outcome::Done)
 }
 
@@ -129,12 +134,7 @@ fn row_files(
     files
 }
 
-fn report(
-    calibrated: &Calibrated,
-    measured: &[Measurement],
-    conditions: &[String; 2],
-    format: Format,
-) -> Vec<u8> {
+fn report(calibrated: &Calibrated, measured: &[Measurement], format: Format) -> Vec<u8> {
     let columns = [
         ("surface", "surface"),
         ("rows", "rows"),
@@ -172,12 +172,6 @@ fn report(
                 graded(Grade::C),
                 graded(Grade::D)
             ));
-            if conditions.iter().any(|state| !state.is_empty()) {
-                text.push_str(&format!(
-                    "at the start {}, at the end {}\n",
-                    conditions[0], conditions[1]
-                ));
-            }
             if let Some(note) = &calibrated.profile.note {
                 text.push_str(&format!("{note}\n"));
             }
