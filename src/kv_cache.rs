@@ -212,7 +212,7 @@ impl KvCacheManager {
         if let Some(Identities { pool, index, .. }) = &mut self.identities {
             let held = table.blocks.len();
             pool.take(blocks, &mut table.blocks);
-            if let Some(index) = index {
+            if let Some(index) = index.as_mut().filter(|index| !index.is_empty()) {
                 // Eviction happens here and only here (vLLM 0.32.0 `get_new_blocks`).
                 for &block in &table.blocks[held..] {
                     index.forget(block);

@@ -1,5 +1,7 @@
 //! Blocks with identities: the free queue and the reference counts.
 
+use std::collections::VecDeque;
+
 /// Where freed blocks enter the free queue; they leave it at the front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FreeOrder {
@@ -10,52 +12,42 @@ pub enum FreeOrder {
     AllToBack,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Block {
-    /// Neighbours in the free queue; meaningless while the block is held.
-    prev: u32,
-    next: u32,
     /// Sequences that hold the block.
     refs: u32,
+    /// Which of its entries in the free queue counts.
+    ticket: u32,
 }
 
-/// All blocks of a replica. The free queue is a doubly linked list in an array: taking, freeing and
-/// unlinking a block from anywhere are O(1).
+/// A place in the free queue. It counts as long as the block's ticket is the same: a block that is
+/// taken from the middle leaves its place behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    id: u32,
+    ticket: u32,
+}
+
+/// All blocks of a replica. Taking, freeing and taking from the middle of the free queue are O(1).
+/// Places lie one behind the other, so that taking a hundred blocks does not wait a hundred times for
+/// memory, as following a list of blocks does.
 #[derive(Debug)]
 pub struct BlockPool {
-    /// By id; the last element is the queue's sentinel.
+    /// By id.
     blocks: Vec<Block>,
+    /// From front to back; some places may not count any more.
+    free: VecDeque<Place>,
     order: FreeOrder,
 }
 
 impl BlockPool {
     /// Blocks 0 to `count - 1`, of which 0 is the null block; the others are free in order of id.
     pub fn new(count: u32, order: FreeOrder) -> Self {
-        let sentinel = count;
-        let block = |id: u32| Block {
-            prev: if id <= 1 { sentinel } else { id - 1 },
-            next: id + 1,
-            refs: u32::from(id == 0),
-        };
-        let mut blocks: Vec<Block> = (0..count).map(block).collect();
-        let (first, last) = if count > 1 { (1, count - 1) } else { (sentinel, sentinel) };
-        blocks.push(Block { prev: last, next: first, refs: 1 });
-        Self { blocks, order }
-    }
-
-    fn sentinel(&self) -> u32 {
-        u32::try_from(self.blocks.len() - 1).expect("made from a u32")
-    }
-
-    fn unlink(&mut self, id: u32) {
-        let Block { prev, next, .. } = self.blocks[id as usize];
-        self.join(prev, next);
-    }
-
-    /// Makes `next` follow `prev` in the queue.
-    fn join(&mut self, prev: u32, next: u32) {
-        self.blocks[prev as usize].next = next;
-        self.blocks[next as usize].prev = prev;
+        let mut blocks = vec![Block::default(); count as usize];
+        if let Some(null) = blocks.first_mut() {
+            null.refs = 1;
+        }
+        Self { blocks, free: (1..count).map(|id| Place { id, ticket: 0 }).collect(), order }
     }
 
     /// Whether a sequence holds the block.
@@ -71,24 +63,34 @@ impl BlockPool {
     /// Takes `count` blocks from the front of the queue and appends their ids to `table`. There must
     /// be that many.
     pub fn take(&mut self, count: u32, table: &mut Vec<u32>) {
-        let sentinel = self.sentinel();
-        let mut id = self.blocks[sentinel as usize].next;
-        for _ in 0..count {
-            debug_assert_ne!(id, sentinel, "the queue is long enough");
-            table.push(id);
+        let mut left = count;
+        while left > 0 {
+            let Place { id, ticket } = self.free.pop_front().expect("the queue is long enough");
             let block = &mut self.blocks[id as usize];
-            block.refs = 1;
-            id = block.next;
+            if block.ticket == ticket {
+                block.refs = 1;
+                table.push(id);
+                left -= 1;
+            }
         }
-        self.join(sentinel, id);
     }
 
     /// One more sequence holds the block; if nobody did, it leaves the queue from wherever it is.
     pub fn hold(&mut self, id: u32) {
-        if !self.is_held(id) {
-            self.unlink(id);
+        let block = &mut self.blocks[id as usize];
+        if block.refs == 0 {
+            block.ticket = block.ticket.wrapping_add(1);
+            if self.free.len() > 2 * self.blocks.len() {
+                self.forget_empty_places();
+            }
         }
         self.blocks[id as usize].refs += 1;
+    }
+
+    /// Each place left behind has cost a hold, so this adds O(1) to each of those.
+    fn forget_empty_places(&mut self) {
+        let blocks = &self.blocks;
+        self.free.retain(|place| blocks[place.id as usize].ticket == place.ticket);
     }
 
     /// A sequence gives its blocks back, of which the first `keyed` carry a content key. Returns
@@ -97,50 +99,42 @@ impl BlockPool {
     /// Blocks are freed from the last to the first, so that of a cached chain the tail is evicted
     /// before the head (vLLM 0.32.0 `single_type_kv_cache_manager.py`, `free`).
     pub fn release(&mut self, table: &[u32], keyed: usize) -> u32 {
-        let sentinel = self.sentinel();
         let to_back = match self.order {
             FreeOrder::UnkeyedToFront => keyed,
             FreeOrder::AllToBack => table.len(),
         };
         let (keyed, unkeyed) = table.split_at(to_back);
         let mut freed = 0;
-        // The run of unkeyed blocks starts with the tail: pushed one by one, it comes last.
-        let mut head = self.blocks[sentinel as usize].next;
+        // The run of unkeyed blocks starts with the tail: put in front one by one, it comes last.
         for &id in unkeyed {
-            if self.drop_reference(id) {
-                self.join(id, head);
-                head = id;
+            if let Some(place) = self.drop_reference(id) {
+                self.free.push_front(place);
                 freed += 1;
             }
         }
-        self.join(sentinel, head);
-        let mut tail = self.blocks[sentinel as usize].prev;
         for &id in keyed.iter().rev() {
-            if self.drop_reference(id) {
-                self.join(tail, id);
-                tail = id;
+            if let Some(place) = self.drop_reference(id) {
+                self.free.push_back(place);
                 freed += 1;
             }
         }
-        self.join(tail, sentinel);
         freed
     }
 
-    /// Whether that was the last reference.
-    fn drop_reference(&mut self, id: u32) -> bool {
-        let refs = &mut self.blocks[id as usize].refs;
-        *refs = refs.checked_sub(1).expect("a block is freed by those who hold it");
-        *refs == 0
+    /// The place that the block gets in the queue, if that was the last reference.
+    fn drop_reference(&mut self, id: u32) -> Option<Place> {
+        let block = &mut self.blocks[id as usize];
+        block.refs = block.refs.checked_sub(1).expect("a block is freed by those who hold it");
+        (block.refs == 0).then_some(Place { id, ticket: block.ticket })
     }
 
     /// Free blocks, from front to back.
     pub fn free_queue(&self) -> impl Iterator<Item = u32> + '_ {
-        let sentinel = self.sentinel();
-        let next = move |id: u32| {
-            let next = self.blocks[id as usize].next;
-            (next != sentinel).then_some(next)
+        let counts = |place: &&Place| {
+            let block = self.blocks[place.id as usize];
+            block.refs == 0 && block.ticket == place.ticket
         };
-        std::iter::successors(next(sentinel), move |&id| next(id))
+        self.free.iter().filter(counts).map(|place| place.id)
     }
 
     pub(super) fn free_queue_hash(&self) -> u64 {

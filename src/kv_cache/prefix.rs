@@ -163,6 +163,11 @@ impl PrefixIndex {
         self.by_key.get(&key).map(|&(first, _)| first)
     }
 
+    /// Whether no block is entered.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
     /// Whether the block is entered under any key.
     pub fn contains(&self, block: u32) -> bool {
         self.blocks.get(block as usize).is_some_and(|b| b.key.is_some())
