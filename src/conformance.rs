@@ -47,6 +47,9 @@ pub struct Verdict {
     pub divergence: Option<Divergence>,
     /// Invariants that did not hold in the replay, whatever was recorded.
     pub broken: Vec<String>,
+    /// Whether a run that jumps over steps gives the same requests at the same nanoseconds as one that
+    /// takes them all; not tried where the schedule is not reproduced, or its steps last as recorded.
+    pub jumps_alike: Option<bool>,
 }
 
 impl Verdict {

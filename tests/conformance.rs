@@ -24,6 +24,9 @@ fn check_all(folder: &Path) {
             Ok(verdict) => {
                 failures.extend(verdict.broken.into_iter().map(|broken| (file, broken)));
                 failures.extend(verdict.divergence.map(|d| (file, d.to_string())));
+                if verdict.jumps_alike == Some(false) {
+                    failures.push((file, "jumping over steps changes the run".to_owned()));
+                }
             }
             Err(error) => failures.push((file, error.to_string())),
         }

@@ -2,6 +2,7 @@
 //! recording itself holds, and where the steps of a run go.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::rc::Rc;
 
@@ -9,9 +10,9 @@ use serde_json::Value;
 
 use crate::cost::{CostTerm, DecodeCost, StepCost, StepShape, StepTime};
 use crate::engine::invariants::Violations;
-use crate::engine::observer::Observer;
+use crate::engine::observer::{CompletedStep, Observer, RequestRecord, SteadyRun};
 use crate::engine::router::RoundRobin;
-use crate::engine::{RunOptions, Simulation};
+use crate::engine::{RunOptions, RunTotals, Simulation};
 use crate::request::{Request, RequestId};
 use crate::scheduler::audit::{Audit, Depth};
 use crate::scheduler::{Ended, Occupancy, Refusal, Scheduler, Step, StepOutcome};
@@ -36,6 +37,10 @@ pub(super) struct Drive {
 impl Drive {
     /// Runs, watched by `observer`; `watch` sees what observers do not.
     pub(super) fn run<O: Observer>(self, watch: Watch, observer: O) -> O {
+        if let Some(pace) = &watch.pace {
+            pace.seen.replace(self.run_plainly(pace.step_by_step));
+            return observer;
+        }
         let log = Rc::clone(&watch.log);
         let mut scheduler = self.scheduler;
         scheduler.record_detail();
@@ -48,6 +53,48 @@ impl Drive {
         let observer = (observer, Checks(Rc::clone(&log)));
         Simulation::new(replicas, router, self.workload, observer, options).run().1.0
     }
+
+    /// Runs as `servesim run` does: no block has a name that need not, and steps may be jumped over.
+    fn run_plainly(self, step_by_step: bool) -> Option<(RunTotals, Seen)> {
+        let options = RunOptions { aborts: self.aborts, stop_at: self.stop_at, step_by_step };
+        let replicas = vec![(self.scheduler, self.cost)];
+        let router = Box::new(RoundRobin::default());
+        let seen = Seen::default();
+        Some(Simulation::new(replicas, router, self.workload, seen, options).run())
+    }
+}
+
+/// What may not depend on the pace.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Seen {
+    records: Vec<RequestRecord>,
+    gaps: BTreeMap<SimDuration, u64>,
+    busy: StepTime,
+}
+
+impl Observer for Seen {
+    fn on_completed(&mut self, step: &CompletedStep<'_>) {
+        self.busy.accumulate(step.time, 1);
+    }
+
+    fn on_steady(&mut self, run: &SteadyRun) {
+        self.busy.accumulate(&run.time, 1);
+    }
+
+    fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
+        *self.gaps.entry(gap).or_default() += u64::from(sequences);
+    }
+
+    fn on_request(&mut self, record: &RequestRecord) {
+        self.records.push(*record);
+    }
+}
+
+/// A run whose steps nobody compares.
+#[derive(Clone, Debug)]
+pub(super) struct Pace {
+    step_by_step: bool,
+    seen: Rc<RefCell<Option<(RunTotals, Seen)>>>,
 }
 
 /// Has the invariants checked: who replays a schedule wants to know what is wrong with it.
@@ -67,15 +114,17 @@ impl Observer for Checks {
 pub(super) type Lists = Vec<(&'static str, Vec<Value>)>;
 
 /// Compares a recording with what `run` writes. It is run again for the report of a divergence: what
-/// stood before the step in question is gathered only then.
+/// stood before the step in question is gathered only then. Where the recording is reproduced and the
+/// cost `can_jump`, it is run twice more, to see whether the jump changes anything.
 pub(super) fn compare(
     engine: &str,
     recorded: &Lists,
+    can_jump: bool,
     run: impl Fn(Watch) -> Result<Lists, ConformanceError>,
 ) -> Result<Verdict, ConformanceError> {
     let steps = recorded[0].1.len();
     // What a damaged recording asks for may keep a scheduler busy for ever.
-    let watch = |look_at| Watch { log: Rc::default(), look_at, most_steps: steps + 8 };
+    let watch = |look_at| Watch { look_at, most_steps: steps + 8, ..Watch::unlimited() };
     let plain = watch(None);
     let log = Rc::clone(&plain.log);
     let ours = run(plain)?;
@@ -90,7 +139,18 @@ pub(super) fn compare(
         run(watch)?;
         *state = log.borrow_mut().state.take();
     }
-    Ok(Verdict { engine: engine.to_owned(), steps, divergence, broken })
+    let jumps_alike = (can_jump && divergence.is_none() && broken.is_empty())
+        .then(|| {
+            let at_pace = |step_by_step| {
+                let seen = Rc::default();
+                let pace = Pace { step_by_step, seen: Rc::clone(&seen) };
+                run(Watch { pace: Some(pace), ..Watch::unlimited() })?;
+                Ok(seen.take())
+            };
+            Ok(at_pace(true)? == at_pace(false)?)
+        })
+        .transpose()?;
+    Ok(Verdict { engine: engine.to_owned(), steps, divergence, broken, jumps_alike })
 }
 
 /// What the watch over a scheduler notes.
@@ -101,11 +161,13 @@ pub(super) struct Watch {
     pub(super) look_at: Option<usize>,
     /// Steps that may be scheduled.
     pub(super) most_steps: usize,
+    /// Neither watch nor compare, but run at this pace.
+    pub(super) pace: Option<Pace>,
 }
 
 impl Watch {
     pub(super) fn unlimited() -> Self {
-        Self { log: Rc::default(), look_at: None, most_steps: usize::MAX }
+        Self { log: Rc::default(), look_at: None, most_steps: usize::MAX, pace: None }
     }
 }
 

@@ -162,7 +162,7 @@ impl<Config: DeserializeOwned, Request: GoldenRequest + DeserializeOwned> Golden
             ("results", self.results.clone()),
             ("summary", vec![self.summary.clone()]),
         ];
-        let mut verdict = compare(engine, &recorded, run)?;
+        let mut verdict = compare(engine, &recorded, linear.is_some(), run)?;
         if let Some(state) = verdict.divergence.as_mut().and_then(|found| found.state.as_mut()) {
             let index = |uid| usize::try_from(uid).ok().and_then(|at| order.get(at).copied());
             state.rename(|uid| index(uid).map_or(uid, |at| at as u64));
