@@ -1,7 +1,10 @@
 //! From measurements to profiles: operator tables, and the fits behind them.
 //!
-//! A table ([`table`]) holds timed kernels, whoever timed them; [`fit`] is the least-squares solver.
+//! A table ([`table`]) holds timed kernels, whoever timed them; [`surfaces`] are fitted through its
+//! rows by [`fit`], and [`import`] makes a GPU's profile of them.
 
 pub mod device;
 pub mod fit;
+pub mod import;
+pub mod surfaces;
 pub mod table;

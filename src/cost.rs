@@ -35,6 +35,9 @@ pub struct StepShape {
     pub decode_seqs: u32,
     /// Sum over decode sequences of their context, the new token included.
     pub decode_context: u64,
+    /// Sum over decode sequences of the square of their context. Zero where the scheduler does not
+    /// keep it: the contexts then count as equal.
+    pub decode_squares: u128,
     /// Rows that go through the LM head and come back as logits: the sampled sequences, or all
     /// prompt tokens where the engine computes those too (TGIS, TGI).
     pub logits_rows: u64,
@@ -55,6 +58,7 @@ impl StepShape {
             prefill_context: 0,
             decode_seqs: seqs,
             decode_context: context,
+            decode_squares: 0,
             logits_rows: seqs as u64,
             sampled_seqs: seqs,
             kv_copy_tokens: 0,
@@ -65,7 +69,9 @@ impl StepShape {
     pub fn push(&mut self, past: u32, new: u32) {
         if new == 1 {
             self.decode_seqs += 1;
-            self.decode_context += u64::from(past) + 1;
+            let context = u64::from(past) + 1;
+            self.decode_context += context;
+            self.decode_squares += u128::from(context) * u128::from(context);
         } else {
             self.push_prefill(past, new);
         }
@@ -78,6 +84,30 @@ impl StepShape {
         self.prefill_tokens += new;
         self.prefill_pairs += new * (2 * past + new);
         self.prefill_context += past + new;
+    }
+
+    /// Standard deviation of the decode sequences' contexts, in whole tokens. It does not change
+    /// while all of them advance together: it is taken from whole numbers, of which that is true
+    /// exactly.
+    pub fn decode_spread(&self) -> u32 {
+        let (n, sum) = (u128::from(self.decode_seqs), u128::from(self.decode_context));
+        // Below the square of the sum only where the squares are not kept.
+        let scaled = (n * self.decode_squares).saturating_sub(sum * sum);
+        if scaled == 0 {
+            return 0;
+        }
+        ((scaled as f64).sqrt() / f64::from(self.decode_seqs) + 0.5) as u32
+    }
+
+    /// The sum of squares of the same batch `turns` decode steps later, or earlier.
+    pub fn squares_after(&self, turns: i64) -> u128 {
+        if self.decode_squares == 0 {
+            return 0;
+        }
+        // Each context grows by `turns`: c^2 becomes c^2 + 2 c turns + turns^2.
+        let (n, sum) = (i128::from(self.decode_seqs), i128::from(self.decode_context));
+        let turns = i128::from(turns);
+        self.decode_squares.wrapping_add_signed(turns * (2 * sum + n * turns))
     }
 
     /// Tokens that the GEMMs of the layers work on.
@@ -205,8 +235,8 @@ pub trait StepCost {
 
     /// The price of pure decode steps of `seqs` sequences as a function of their total context.
     ///
-    /// `decode(n).at(c)` must equal `step` of the same shape: the engine uses it to walk long
-    /// stretches of decoding without building a shape for each step.
+    /// `decode(n).at(c)`, skewed by the spread, must equal `step` of the same shape: the engine uses
+    /// it to walk long stretches of decoding without building a shape for each step.
     fn decode(&mut self, seqs: u32) -> DecodeCost;
 }
 
@@ -223,6 +253,8 @@ pub struct DecodeCost {
     /// Host time of the step, hidden as far as the GPU is busy.
     pub host: SimDuration,
     pub attention: ContextCost,
+    /// Nanoseconds of attention for each token of [`StepShape::decode_spread`].
+    pub per_spread: f64,
     pub kv_copy: ContextCost,
 }
 
@@ -255,6 +287,15 @@ pub enum ContextCost {
 }
 
 impl ContextCost {
+    /// The same and `nanos` more; a recorded schedule's cost knows no fractions and stays.
+    fn plus(mut self, nanos: f64) -> Self {
+        match &mut self {
+            Self::Curve { constant, .. } | Self::Windowed { constant, .. } => *constant += nanos,
+            Self::Zero | Self::Integer { .. } => {}
+        }
+        self
+    }
+
     #[inline]
     pub fn at(&self, context: u64) -> SimDuration {
         SimDuration::from_nanos(match *self {
@@ -307,6 +348,21 @@ pub struct DecodeStep {
 }
 
 impl DecodeCost {
+    /// The same for the unequal contexts of `shape` ([`StepShape::decode_spread`]); `None` where
+    /// that changes nothing.
+    #[inline]
+    pub fn skewed(&self, shape: &StepShape) -> Option<Self> {
+        if self.per_spread <= 0.0 {
+            return None;
+        }
+        let spread = shape.decode_spread();
+        if spread == 0 {
+            return None;
+        }
+        let attention = self.attention.plus(self.per_spread * f64::from(spread));
+        Some(Self { attention, ..*self })
+    }
+
     /// The step over `context` tokens in all, the new ones included; `kv_copy_tokens` of them are
     /// copied.
     #[inline]

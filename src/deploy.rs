@@ -157,10 +157,31 @@ impl<'a> Deployment<'a> {
         (totals, observer)
     }
 
-    /// The same, and what the run has left of the cost model.
+    /// Runs once with requests of one's own in place of the scenario's.
+    pub fn serve<O: Observer>(
+        &self,
+        workload: Box<dyn Workload>,
+        observer: O,
+        step_by_step: bool,
+    ) -> (RunTotals, O) {
+        let Simulated { totals, observer, .. } =
+            self.serve_noting(workload, observer, step_by_step);
+        (totals, observer)
+    }
+
+    /// The scenario's requests, and what the run has left of the cost model.
     pub fn simulate_noting<O: Observer>(
         &self,
         seed: u64,
+        observer: O,
+        step_by_step: bool,
+    ) -> Simulated<O> {
+        self.serve_noting(self.workload(seed), observer, step_by_step)
+    }
+
+    fn serve_noting<O: Observer>(
+        &self,
+        workload: Box<dyn Workload>,
         observer: O,
         step_by_step: bool,
     ) -> Simulated<O> {
@@ -169,7 +190,6 @@ impl<'a> Deployment<'a> {
             .map(|_| (self.scheduler(), Box::new(OneCost(Rc::clone(&cost))) as Box<_>))
             .collect();
         let options = RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() };
-        let workload = self.workload(seed);
         let simulation =
             Simulation::new(replicas, Box::new(LeastOutstanding), workload, observer, options);
         let (totals, observer) = simulation.run();

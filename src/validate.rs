@@ -7,6 +7,8 @@ mod claims;
 mod gke;
 mod published;
 mod redhat;
+mod requests;
+mod serving;
 
 use serde::Serialize;
 
@@ -24,6 +26,16 @@ named_enum! {
         RedhatClaims = "redhat-claims",
         /// What fits on L4 GPUs, from Google's guide.
         GkeMemory = "gke-memory",
+        /// Inference time per token of TGI 1.0.3 on SageMaker.
+        TgiSagemaker = "tgi-sagemaker",
+        /// Batch latencies of vLLM on A100-40.
+        ArgonneA10040 = "argonne-a100-40",
+        /// Prompt and token times of vLLM on A100-80.
+        SplitwiseA10080 = "splitwise-a100-80",
+        /// Decoding of Mistral-7B in 16 and 4 bits on L4.
+        L4Mistral = "l4-mistral",
+        /// 300 requests on one RTX PRO 6000, request by request.
+        VllmRtxPro6000 = "vllm-rtxpro6000",
     }
 }
 
@@ -57,9 +69,12 @@ impl Report {
 }
 
 /// A measured number and our prediction of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
     pub row: String,
+    pub gpu: String,
+    pub engine: String,
+    pub model: String,
     pub quantity: &'static str,
     pub unit: &'static str,
     pub measured: f64,
@@ -73,6 +88,12 @@ pub struct Row {
     /// What was fitted on this row, if anything.
     pub fitted: Vec<String>,
     pub note: Option<String>,
+}
+
+impl Row {
+    fn new(row: String) -> Self {
+        Self { row, ..Self::default() }
+    }
 }
 
 /// A constant that was fitted on rows of the suite.
@@ -121,6 +142,8 @@ pub enum ValidateError {
     Deploy { name: String, source: DeployError },
     #[error(transparent)]
     Cost(#[from] CostError),
+    #[error("{path}: {why}")]
+    Shared { path: String, why: String },
 }
 
 /// Computes one suite. Uses all threads of the current rayon pool; the result does not depend on
@@ -130,6 +153,10 @@ pub fn run(suite: Suite) -> Result<Report, ValidateError> {
         Suite::Redhat => redhat::report(),
         Suite::RedhatClaims => claims::report(),
         Suite::GkeMemory => gke::report(),
+        Suite::TgiSagemaker | Suite::ArgonneA10040 | Suite::SplitwiseA10080 | Suite::L4Mistral => {
+            serving::report(suite)
+        }
+        Suite::VllmRtxPro6000 => requests::report(),
     }
 }
 

@@ -2,13 +2,16 @@
 
 mod device;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::args::{CalibrateArgs, Format};
 use super::{Failure, Outcome, output};
+use crate::calibrate::import::{self, Import};
 use crate::calibrate::table::{self, TableKind, Timing, catalogue_gpu};
+use crate::cost::profile::GpuProfile;
+use crate::hardware::{self, Gpu};
 use crate::report::Listing;
 use crate::scenario::diagnostic::{Diagnostics, Sources};
 
@@ -19,25 +22,111 @@ pub fn run(args: &CalibrateArgs) -> Result<Outcome, Failure> {
     }
 }
 
-/// Reads operator tables and shows what they hold.
+/// Fits a GPU's profile to operator tables.
 fn from_tables(args: &CalibrateArgs) -> Result<Outcome, Failure> {
     let tables = read_tables(&args.from_tables)?;
-    let mut counts: BTreeMap<(&str, TableKind), usize> = BTreeMap::new();
-    for timing in tables.iter().flat_map(|(_, rows)| rows) {
-        *counts.entry((&timing.gpu, timing.operator.kind())).or_default() += 1;
+    let rows: Vec<Timing> = tables.into_iter().flat_map(|(_, rows)| rows).collect();
+    let Some(gpu) = gpu_of(args, &rows)? else {
+        // Several GPUs and none chosen: show what there is.
+        print(args, &contents(&rows))?;
+        return Ok(Outcome::Done);
+    };
+    let import = import::import(&rows, &gpu);
+    if let Some(path) = &args.out {
+        let text = import::to_toml(&import.profile, &gpu);
+        // What is written must be what the program reads.
+        GpuProfile::from_toml(&path.display().to_string(), text.as_bytes())
+            .map_err(|error| Failure::environment("the fitted profile is not valid", &error))?;
+        output::replace(path, text.as_bytes())?;
     }
-    let columns =
-        [("gpu", "GPU"), ("catalogue", "in the catalogue"), ("kind", "kernels"), ("rows", "rows")];
-    let mut listing = Listing::new(&columns);
-    for ((gpu, kind), rows) in counts {
-        listing.push(vec![gpu.into(), catalogue_gpu(gpu).into(), kind.name().into(), rows.into()]);
+    if args.format != Format::Table {
+        print(args, &fits(&import))?;
+        return Ok(Outcome::Done);
     }
+    let style = output::stdout_style();
+    let mut text = format!("{}: {} rows in the tables\n\n", style.bold(&gpu.name), import.rows);
+    text.push_str(&fits(&import).to_table());
+    text.push('\n');
+    for (why, count) in import.dropped.iter() {
+        text.push_str(&format!("left out {count:>6}  {why}\n"));
+    }
+    for (what, from) in &import.transferred {
+        text.push_str(&format!("transferred  {what} from {from}\n"));
+    }
+    match &args.out {
+        Some(path) => text.push_str(&format!("\nwritten to {}\n", path.display())),
+        None => text.push_str("\nnot written: give --out PROFILE.toml to keep it\n"),
+    }
+    output::print(text.as_bytes())?;
+    Ok(Outcome::Done)
+}
+
+/// The GPU that was asked for, or the only one in the tables.
+fn gpu_of(args: &CalibrateArgs, rows: &[Timing]) -> Result<Option<Gpu>, Failure> {
+    let named = |name: &str| hardware::gpu(name).map_err(Failure::bad_input);
+    if let Some(name) = &args.gpu {
+        let known = hardware::gpu_names().any(|known| known == name);
+        let alias = catalogue_gpu(name).filter(|_| !known);
+        return named(alias.unwrap_or(name)).map(Some);
+    }
+    let known: BTreeSet<&str> = rows.iter().filter_map(|row| catalogue_gpu(&row.gpu)).collect();
+    let unknown: BTreeSet<&str> = rows.iter().map(|row| row.gpu.as_str()).collect();
+    match (known.len(), &args.out) {
+        (1, _) => named(known.iter().next().expect("there is one")).map(Some),
+        (0, _) => Err(Failure::bad_input(format!(
+            "no GPU of the tables is in the catalogue: {}; name the one that they are of with --gpu",
+            unknown.into_iter().collect::<Vec<_>>().join(", ")
+        ))),
+        (_, Some(_)) => Err(Failure::bad_input(format!(
+            "the tables have several GPUs; choose one with --gpu: {}",
+            known.into_iter().collect::<Vec<_>>().join(", ")
+        ))),
+        (_, None) => Ok(None),
+    }
+}
+
+fn print(args: &CalibrateArgs, listing: &Listing) -> Result<(), Failure> {
     output::print(&match args.format {
         Format::Table => listing.to_table().into_bytes(),
         Format::Json => listing.to_json(),
         Format::Csv => listing.to_csv(),
-    })?;
-    Ok(Outcome::Done)
+    })
+}
+
+fn fits(import: &Import) -> Listing {
+    let mut listing = Listing::new(&[
+        ("surface", "surface"),
+        ("source", "source"),
+        ("rows", "fitted rows"),
+        ("median_percent", "median error, %"),
+        ("p90_percent", "p90, %"),
+        ("on", "on"),
+    ]);
+    for fit in &import.profile.fits {
+        listing.push(vec![
+            fit.surface.clone().into(),
+            fit.source.clone().into(),
+            fit.rows.into(),
+            fit.median_percent.into(),
+            fit.p90_percent.into(),
+            fit.on.clone().into(),
+        ]);
+    }
+    listing
+}
+
+/// Rows by GPU and kind.
+fn contents(rows: &[Timing]) -> Listing {
+    let mut counts: BTreeMap<(&str, TableKind), usize> = BTreeMap::new();
+    for timing in rows {
+        *counts.entry((&timing.gpu, timing.operator.kind())).or_default() += 1;
+    }
+    let columns = [("gpu", "GPU"), ("catalogue", "--gpu"), ("kind", "kernels"), ("rows", "rows")];
+    let mut listing = Listing::new(&columns);
+    for ((gpu, kind), rows) in counts {
+        listing.push(vec![gpu.into(), catalogue_gpu(gpu).into(), kind.name().into(), rows.into()]);
+    }
+    listing
 }
 
 /// The tables of files, and of all CSV files in folders, in alphabetical order.

@@ -127,6 +127,16 @@ pub enum Content {
     Scratch(File),
 }
 
+/// Puts one file in its place: complete, or as it was before.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Err(Failure::bad_input(format!("{} names no file", path.display())));
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    OutDir::create(folder.unwrap_or(Path::new(".")))?
+        .write(vec![(name, vec![Content::Bytes(bytes.to_vec())])])
+}
+
 fn staging_file(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".servesim-");

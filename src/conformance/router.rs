@@ -176,6 +176,7 @@ impl StepCost for Linear {
                 denominator: 1000,
                 unit: MS,
             },
+            per_spread: 0.0,
             kv_copy: ContextCost::Zero,
         }
     }

@@ -62,6 +62,7 @@ impl StepCost for Linear {
             fixed_total: fixed.total(),
             host: SimDuration::ZERO,
             attention: ContextCost::Integer { numerator: self.d, denominator: 1, unit: 1 },
+            per_spread: 0.0,
             kv_copy: ContextCost::Zero,
         }
     }

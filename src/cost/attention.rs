@@ -6,8 +6,9 @@
 //! and each query head reads its own KV: its decode share costs several times what a pure decode
 //! batch costs, which is why the two are priced apart.
 //!
-//! Only aggregates are known, so contexts inside a batch count as equal (their mean). A batch with
-//! unequal contexts takes longer, by about 2-4 % of a run on the two GPUs where that was seen.
+//! Only aggregates are known: contexts inside a batch count as equal to their mean, and what the
+//! longest takes beyond it is added by [`SkewForm`] (4.4), 2-4 % of a run on the two GPUs where that
+//! was seen.
 
 use super::gemm::blend;
 use super::{ContextCost, StepShape};
@@ -84,12 +85,43 @@ pub struct MixedMemory {
     pub cache: f64,
 }
 
-/// The three surfaces of one GPU. All in SI units, per layer.
+/// What unequal contexts add: while the longest sequences finish, part of the GPU idles.
+///
+/// `alpha (t(longest) - t(mean))` with `alpha` a number of sequences by the batch size. The longest
+/// context is taken as that of `n` draws from an exponential distribution, which lengths of prompts
+/// and answers resemble more than any symmetric one: `mean + spread (ln n + 0.577 - 1)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SkewForm {
+    /// Sequences whose excess is felt in a pure decode batch of 32 or more. Smaller batches leave
+    /// room to split the long ones over more thread blocks: the number falls with the square.
+    pub decode: f64,
+    /// The same in a mixed batch, whose kernel splits nothing.
+    pub mixed: f64,
+}
+
+/// Decode batches from this size on fill the GPU.
+const FULL_DECODE: f64 = 32.0;
+
+const EULER_MASCHERONI: f64 = 0.577_215_665;
+
+/// The largest part of the difference that a mixed batch feels.
+const MIXED_SHARE: f64 = 0.7;
+
+impl SkewForm {
+    /// Tokens that the longest of `seqs` contexts is over their mean, for each token of spread.
+    fn excess(seqs: f64) -> f64 {
+        // The harmonic number of `seqs`, less one.
+        (seqs.max(1.0).ln() + EULER_MASCHERONI - 1.0).max(0.0)
+    }
+}
+
+/// The surfaces of one GPU. All in SI units, per layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionForm {
     pub prefill: PrefillForm,
     pub decode: DecodeForm,
     pub mixed: MixedForm,
+    pub skew: SkewForm,
 }
 
 /// The prefill side of a batch.
@@ -149,6 +181,14 @@ impl AttentionForm {
     ) -> f64 {
         let (seqs, context) = (f64::from(step.decode_seqs), step.decode_context as f64);
         let mut seconds = shape.full_layers * self.layer(shape, alone.full, seqs, context);
+        let spread = if self.skew.mixed > 0.0 { step.decode_spread() } else { 0 };
+        if spread > 0 {
+            let longest = context + seqs * f64::from(spread) * SkewForm::excess(seqs);
+            let more = self.layer(shape, alone.full, seqs, longest)
+                - self.layer(shape, alone.full, seqs, context);
+            let share = (self.skew.mixed / seqs).min(MIXED_SHARE);
+            seconds += shape.full_layers * share * more;
+        }
         if let Some(windowed) = alone.windowed {
             let context = context.min(seqs * shape.window);
             seconds += shape.window_layers * self.layer(shape, windowed, seqs, context);
@@ -170,6 +210,11 @@ impl AttentionForm {
         self.mixed_layer(shape, chunks, seqs, context)
             .max(alone)
             .max(self.decode_layer(shape, seqs, context))
+    }
+
+    /// Seconds of one layer for `seqs` decode sequences of `context` tokens in all.
+    pub fn decode_seconds(&self, shape: &AttentionShape, seqs: u32, context: u64) -> f64 {
+        self.decode_layer(shape, f64::from(seqs), context as f64)
     }
 
     fn prefill_layer(&self, shape: &AttentionShape, chunks: Chunks) -> f64 {
@@ -210,6 +255,14 @@ impl AttentionForm {
         });
         let walk = form.walk * chunks.walk.max(context / seqs) * shape.head_dim / 128.0;
         form.floor + blend(prefill + decode, walk, form.blend)
+    }
+
+    /// Nanoseconds of a pure decode batch for each token of spread between its contexts.
+    pub fn decode_per_spread(&self, shape: &AttentionShape, seqs: u32) -> f64 {
+        let seqs = f64::from(seqs);
+        let felt = self.skew.decode * (seqs / FULL_DECODE).powi(2).min(1.0);
+        let per_token = shape.kv_bytes_per_token() / self.decode.bandwidth;
+        shape.full_layers * felt * per_token * SkewForm::excess(seqs) * 1e9
     }
 
     /// Pure decode of `seqs` sequences over all layers, as a function of their total context.
@@ -277,6 +330,7 @@ mod tests {
                 memory: Some(MixedMemory { bandwidth: 2202e9, cache: 136e6 }),
                 per_sequence: 0.77e-6,
             },
+            skew: SkewForm { decode: 4.0, mixed: 2.5 },
         }
     }
 
@@ -323,6 +377,24 @@ mod tests {
             let together = pro().with_prefill(&LLAMA, &mixed) * 1e6;
             assert!(together > apart, "{seqs}: {together} {apart}");
         }
+    }
+
+    #[test]
+    fn unequal_contexts_take_a_few_per_cent_longer() {
+        let mut step = StepShape::decode(64, 64 * 1000);
+        step.push_prefill(0, 512);
+        let even = pro().with_prefill(&LLAMA, &step);
+        // Half of them 500 tokens shorter than the mean, half longer.
+        let decode_squares = 32 * (500 * 500 + 1500 * 1500);
+        let unequal = StepShape { decode_squares, ..step };
+        assert_eq!(unequal.decode_spread(), 500);
+        let skewed = pro().with_prefill(&LLAMA, &unequal);
+        assert!((1.01..1.15).contains(&(skewed / even)), "{}", skewed / even);
+        let curve = decode_micros(&LLAMA, 64, 64 * 1000);
+        let more = pro().decode_per_spread(&LLAMA, 64) * 500.0 * 1e-3;
+        assert!((0.01..0.15).contains(&(more / curve)), "{}", more / curve);
+        // A single sequence is as long as itself.
+        assert_eq!(pro().decode_per_spread(&LLAMA, 1), 0.0);
     }
 
     #[test]

@@ -288,6 +288,7 @@ impl CalibratedCost {
             fixed_total: fixed.total(),
             host,
             attention: self.kernels.decode_attention(seqs),
+            per_spread: self.kernels.decode_per_spread(seqs),
             kv_copy: self.kv_copy,
         }
     }
@@ -302,7 +303,13 @@ impl StepCost for CalibratedCost {
         let all_sampled = shape.logits_rows == seqs && shape.sampled_seqs == shape.decode_seqs;
         if shape.is_pure_decode() && all_sampled {
             let price = |decode: &DecodeCost| {
-                decode.time(&decode.at(shape.decode_context, shape.kv_copy_tokens))
+                let at = |decode: &DecodeCost| {
+                    decode.time(&decode.at(shape.decode_context, shape.kv_copy_tokens))
+                };
+                match decode.skewed(shape) {
+                    Some(skewed) => at(&skewed),
+                    None => at(decode),
+                }
             };
             if let Some(known) = self.decodes.get(seqs) {
                 return price(known);
@@ -311,7 +318,9 @@ impl StepCost for CalibratedCost {
         }
         let (mut time, host) = self.fixed(shape);
         let attention = if shape.is_pure_decode() {
-            self.kernels.decode_attention(shape.decode_seqs).at(shape.decode_context)
+            let decode = self.decode(shape.decode_seqs);
+            let decode = decode.skewed(shape).unwrap_or(decode);
+            decode.attention.at(shape.decode_context)
         } else {
             self.prefill_attention(shape)
         };

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 pub use deployment::DeploymentProfile;
 pub use gpu::{
     AttentionSurfaces, DecodeSurface, ElementwiseSurface, Fit, GemmSurface, GpuProfile,
-    MixedMemorySurface, MixedSurface, PrefillSurface, SamplerSurface,
+    MixedMemorySurface, MixedSurface, PrefillSurface, SamplerSurface, SkewSurface,
 };
 pub use interconnect::{AllReduceSurface, InterconnectProfile, RankBandwidth};
 pub use lookup::{Found, Match};

@@ -251,6 +251,7 @@ impl Replica {
         }
         let newest = self.pipeline.newest().expect("a full pipeline");
         let mut shape = newest.step.shape;
+        let first_shape = shape;
         let base = newest.occupancy;
         let oldest = &self.pipeline.slots[self.pipeline.oldest].occupancy;
         let lone = (oldest.running, oldest.waiting) != (base.running, base.waiting);
@@ -259,6 +260,8 @@ impl Replica {
             Some((n, cost)) if *n == seqs => cost,
             other => &mut other.insert((seqs, self.cost.decode(seqs))).1,
         };
+        let skewed = decode.skewed(&shape);
+        let decode = skewed.as_ref().unwrap_or(decode);
 
         // The pipeline as a ring of what varies from step to step.
         let depth = self.depth;
@@ -353,9 +356,12 @@ impl Replica {
             flight.time = decode.time(&step);
             flight.index += u64::from(taken);
             flight.occupancy = Occupancy { kv_used: kv_used[noted - depth + behind], ..base };
-            let later = u64::try_from(depth - 1 - behind).expect("a pipeline is short") * grow;
+            let turns = u32::try_from(depth - 1 - behind).expect("a pipeline is short");
+            let later = u64::from(turns) * grow;
             flight.step.shape = shape;
             flight.step.shape.decode_context -= later;
+            flight.step.shape.decode_squares =
+                first_shape.squares_after(i64::from(taken) - i64::from(turns));
             if copies {
                 flight.step.shape.kv_copy_tokens -= later;
             }

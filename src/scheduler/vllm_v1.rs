@@ -376,10 +376,13 @@ impl VllmV1 {
         flight.decode = decode;
         step.shape.decode_seqs = decode;
         step.shape.decode_context = self.lockstep.computed_sum();
+        step.shape.decode_squares = self.lockstep.computed_squares();
         for &(_, id) in &flight.missed {
             let seq = &self.seqs[id.index()];
             if seq.phase == Phase::Decode {
-                step.shape.decode_context -= u64::from(self.lockstep.computed(seq));
+                let computed = u64::from(self.lockstep.computed(seq));
+                step.shape.decode_context -= computed;
+                step.shape.decode_squares -= u128::from(computed) * u128::from(computed);
             }
         }
 

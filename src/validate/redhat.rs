@@ -286,8 +286,13 @@ fn add_rows(
     let published = &case.published;
     let error = predicted / published.throughput_tok_s - 1.0;
     let label = published.scenario.clone();
+    let place = || Row {
+        gpu: case.scenario.hardware.gpu().name.clone(),
+        engine: case.scenario.engine.name.to_string(),
+        model: case.scenario.model.name.clone(),
+        ..Row::new(label.clone())
+    };
     report.rows.push(Row {
-        row: label.clone(),
         quantity: "throughput",
         unit: "tok/s",
         measured: published.throughput_tok_s,
@@ -297,10 +302,10 @@ fn add_rows(
         leave_one_out_error: left_out,
         fitted: fitted.clone(),
         note: note.map(str::to_owned),
+        ..place()
     });
     let mut derived = |quantity, unit, measured: f64, predicted: f64, note: Option<String>| {
         report.rows.push(Row {
-            row: label.clone(),
             quantity,
             unit,
             measured,
@@ -310,6 +315,7 @@ fn add_rows(
             leave_one_out_error: left_out.map(|e| 1.0 / (1.0 + e) - 1.0),
             fitted: fitted.clone(),
             note,
+            ..place()
         });
     };
     derived("time per 1M tokens", "min", published.minutes_per_1m, 1e6 / predicted / 60.0, None);

@@ -22,6 +22,7 @@ impl StepCost for CurvedCost {
         }
         if shape.is_pure_decode() {
             let decode = self.decode(shape.decode_seqs);
+            let decode = decode.skewed(shape).unwrap_or(decode);
             return decode.time(&decode.at(shape.decode_context, shape.kv_copy_tokens));
         }
         let mut time = StepTime::ZERO;
@@ -43,6 +44,7 @@ impl StepCost for CurvedCost {
             fixed_total: fixed.total(),
             host: SimDuration::from_secs_f64(6e-3),
             attention: ContextCost::Curve { constant: 11.3, per_token: 310.7, per_sqrt: 17.9 },
+            per_spread: 12.7,
             kv_copy: ContextCost::Curve { constant: 0.0, per_token: 91.3, per_sqrt: 0.0 },
         }
     }

@@ -221,6 +221,10 @@ impl Kernels {
         self.attention.decode_curve(&self.shape, sequences)
     }
 
+    pub fn decode_per_spread(&self, sequences: u32) -> f64 {
+        self.attention.decode_per_spread(&self.shape, sequences)
+    }
+
     pub fn prefill_alone(&self, shape: &StepShape) -> PrefillAlone {
         self.attention.prefill_alone(&self.shape, shape)
     }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cost::attention::{AttentionForm, DecodeForm, MixedForm, MixedMemory, PrefillForm};
+use crate::cost::attention::{
+    AttentionForm, DecodeForm, MixedForm, MixedMemory, PrefillForm, SkewForm,
+};
 use crate::cost::elementwise::{ElementwiseForm, SamplerForm};
 use crate::cost::gemm::GemmForm;
 use crate::cost::sourced::{Provenance, Seconds, Sourced};
@@ -67,6 +69,9 @@ pub struct AttentionSurfaces {
     /// Absent where the fit could not tell it from compute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixed_memory: Option<MixedMemorySurface>,
+    /// Absent: contexts inside a batch count as equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skew: Option<SkewSurface>,
 }
 
 coefficients! {
@@ -106,6 +111,14 @@ coefficients! {
     pub struct MixedMemorySurface {
         bandwidth: Bandwidth = "bandwidth", AboveZero,
         cache: Bytes = "cache", AboveZero,
+    }
+}
+
+coefficients! {
+    /// Unequal contexts, see [`SkewForm`].
+    pub struct SkewSurface {
+        decode: f64 = "decode", Any,
+        mixed: f64 = "mixed", Any,
     }
 }
 
@@ -176,6 +189,10 @@ impl AttentionSurfaces {
                 }),
                 per_sequence: mixed.per_sequence.value.get(),
             },
+            skew: self.skew.as_ref().map_or_else(SkewForm::default, |skew| SkewForm {
+                decode: skew.decode.value,
+                mixed: skew.mixed.value,
+            }),
         }
     }
 
@@ -185,6 +202,23 @@ impl AttentionSurfaces {
             .max(self.decode.provenance())
             .max(self.mixed.provenance())
             .max(self.mixed_memory.as_ref().map_or(Provenance::Measured, |m| m.provenance()))
+    }
+}
+
+impl SkewSurface {
+    /// Read off the published skew grids of two GPUs under vLLM 0.19
+    /// (`../shared/physics/operator-surfaces.md` 4.4); never fitted to a serving run. A thread block
+    /// has a multiprocessor's share of the bandwidth, so what the longest takes alone grows with
+    /// their number: 4 and 2.5 sequences are those of 158, the mean of the two GPUs.
+    pub fn published(gpu: &Gpu) -> Self {
+        let origin = Provenance::TransferredFrom("rtx-4090 and rtx-pro-6000".into());
+        let source = "ratios in the skew grids of casys-kaist/LLMServingSim (MIT), scaled by \
+                      multiprocessors";
+        let number = |sequences: f64| {
+            let scaled = sequences * f64::from(gpu.chip.streaming_multiprocessors) / 158.0;
+            Sourced::new((scaled * 100.0).round() / 100.0, origin.clone(), source)
+        };
+        Self { decode: number(4.0), mixed: number(2.5) }
     }
 }
 
@@ -218,6 +252,9 @@ impl GpuProfile {
         profile.attention.mixed.check(name, "attention.mixed")?;
         if let Some(memory) = &profile.attention.mixed_memory {
             memory.check(name, "attention.mixed-memory")?;
+        }
+        if let Some(skew) = &profile.attention.skew {
+            skew.check(name, "attention.skew")?;
         }
         profile.elementwise.check(name, "elementwise")?;
         profile.sampler.check(name, "sampler")?;
@@ -283,6 +320,7 @@ impl GpuProfile {
                     bandwidth: bandwidth(0.8, "that of decode"),
                     cache: generic(gpu.memory.l2.scale(1.5), "1.5 x L2"),
                 }),
+                skew: Some(SkewSurface::published(gpu)),
             },
             elementwise: ElementwiseSurface {
                 floor: micros(12.0),

@@ -57,6 +57,7 @@ impl StepCost for Steady {
             fixed_total: time,
             host: SimDuration::ZERO,
             attention: ContextCost::Zero,
+            per_spread: 0.0,
             kv_copy: ContextCost::Zero,
         }
     }

@@ -24,6 +24,9 @@ pub(super) struct Lockstep {
     seqs: u32,
     /// Sum of computed tokens after the newest turn.
     computed: u64,
+    /// Sums of (computed - turn) and of its square, which change only when members do.
+    offsets: i64,
+    squares: i128,
     /// The class whose members start a new block at the next turn.
     crossing: usize,
     /// Sequences by `(computed - turn) mod block_size`.
@@ -45,6 +48,8 @@ impl Lockstep {
             turn: 0,
             seqs: 0,
             computed: 0,
+            offsets: 0,
+            squares: 0,
             crossing: 0,
             class_sizes: vec![0; classes],
             class_members: vec![Vec::new(); if with_members { classes } else { 0 }],
@@ -65,6 +70,22 @@ impl Lockstep {
     /// Sum of their computed tokens after the newest turn.
     pub(super) fn computed_sum(&self) -> u64 {
         self.computed
+    }
+
+    /// Sum of the squares of their computed tokens after the newest turn.
+    pub(super) fn computed_squares(&self) -> u128 {
+        let turn = i128::from(self.turn);
+        let cross = 2 * turn * i128::from(self.offsets);
+        let sum = self.squares + cross + turn * turn * i128::from(self.seqs);
+        u128::try_from(sum).expect("a sum of squares")
+    }
+
+    /// Adds an offset to the sums `times` times: once to join, minus once to leave.
+    fn count_offset(&mut self, seq: &Sequence, times: i64) {
+        let turn = i64::try_from(seq.finish_turn).expect("turns are counted from 0");
+        let offset = i64::from(seq.final_computed()) - turn;
+        self.offsets += times * offset;
+        self.squares += i128::from(times) * i128::from(offset) * i128::from(offset);
     }
 
     /// Tokens of one of them that are computed after the newest turn.
@@ -178,6 +199,7 @@ impl Lockstep {
         seq.finish_turn = self.turn + u64::from(seq.limit - seq.outputs - 1);
         self.seqs += 1;
         self.computed += u64::from(self.computed(seq));
+        self.count_offset(seq, 1);
         self.enter_class((seq.order, id), self.class(seq));
         self.enter_calendar((seq.finish_turn, (seq.order, id)));
     }
@@ -196,13 +218,16 @@ impl Lockstep {
         debug_assert_eq!(seq.phase, Phase::Decode, "it was in lockstep");
         self.seqs -= 1;
         self.computed -= u64::from(self.computed(seq));
+        self.count_offset(seq, -1);
         self.leave_class((seq.order, id), self.class(seq));
     }
 
     /// A sequence got no token in the newest turn, and its last one is still to come.
     pub(super) fn miss(&mut self, id: RequestId, seq: &mut Sequence) {
         self.leave_class((seq.order, id), self.class(seq));
+        self.count_offset(seq, -1);
         seq.finish_turn += 1;
+        self.count_offset(seq, 1);
         self.computed -= 1;
         self.enter_class((seq.order, id), self.class(seq));
     }

@@ -39,6 +39,7 @@ impl StepCost for Cost {
             fixed_total: fixed.total(),
             host: SimDuration::ZERO,
             attention: ContextCost::Integer { numerator: 1, denominator: 1, unit: 1 },
+            per_spread: 0.0,
             kv_copy: ContextCost::Zero,
         }
     }

@@ -1,0 +1,278 @@
+//! Forms "P3", "D3" and "M3" through timed attention kernels.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cost::StepShape;
+use crate::cost::attention::{
+    AttentionForm, AttentionShape, DecodeForm, MixedForm, MixedMemory, PrefillForm, SkewForm,
+};
+use crate::hardware::Gpu;
+
+use super::super::table::{AttentionBatch, Operator, Timing};
+use super::{Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, short_source, sources};
+
+/// KV of this size and more may sit in L2 when a kernel is timed again and again.
+const LARGEST_SMALL_KV: f64 = 8e6;
+/// Beyond this many times L2 it does not.
+const BEYOND_L2: f64 = 1.3;
+
+/// A source of which more than this share is faster than DRAM is not to be believed at all.
+const UNPHYSICAL_SHARE: f64 = 0.05;
+
+type Batch = (AttentionShape, StepShape);
+
+fn shape_of(batch: &AttentionBatch) -> AttentionShape {
+    AttentionShape {
+        heads: batch.heads as f64,
+        kv_heads: batch.kv_heads as f64,
+        head_dim: batch.head_dim as f64,
+        kv_bytes: 2.0,
+        full_layers: 1.0,
+        window_layers: 0.0,
+        window: f64::INFINITY,
+    }
+}
+
+fn step_of(batch: &AttentionBatch) -> StepShape {
+    let (new, past) = (batch.chunk_tokens, batch.chunk_past);
+    StepShape {
+        prefill_seqs: u32::try_from(batch.chunks).unwrap_or(u32::MAX),
+        prefill_tokens: batch.chunks * new,
+        prefill_pairs: batch.chunks * new * (2 * past + new),
+        prefill_context: batch.chunks * (past + new),
+        decode_seqs: u32::try_from(batch.sequences).unwrap_or(u32::MAX),
+        decode_context: batch.sequences * batch.context,
+        ..StepShape::default()
+    }
+}
+
+/// What every surface asks of a row; others are another kernel's.
+fn is_plain(batch: &AttentionBatch) -> bool {
+    matches!(batch.kv_dtype.as_str(), "bf16" | "fp16" | "float16" | "bfloat16")
+        && batch.window == 0
+        && batch.head_dim == 128
+}
+
+fn key_of(batch: &AttentionBatch) -> u64 {
+    hash(&[
+        batch.chunks,
+        batch.chunk_tokens,
+        batch.chunk_past,
+        batch.sequences,
+        batch.context,
+        batch.heads,
+        batch.kv_heads,
+    ])
+}
+
+fn sample(timing: &Timing, batch: &AttentionBatch) -> Sample<Batch> {
+    Sample {
+        shape: (shape_of(batch), step_of(batch)),
+        seconds: timing.seconds,
+        source: short_source(timing),
+        key: key_of(batch),
+        region: if timing.seconds > 100e-6 { ">100 us" } else { "<=100 us" },
+    }
+}
+
+fn batches<'a>(
+    rows: &'a [&'a Timing],
+    keep: fn(&AttentionBatch) -> bool,
+) -> impl Iterator<Item = (&'a Timing, &'a AttentionBatch)> {
+    rows.iter().filter_map(move |timing| match &timing.operator {
+        Operator::Attention(batch) if keep(batch) => Some((*timing, batch)),
+        _ => None,
+    })
+}
+
+/// A form of which only the part under fit matters.
+fn with(prefill: PrefillForm, decode: DecodeForm, mixed: MixedForm) -> AttentionForm {
+    AttentionForm { prefill, decode, mixed, skew: SkewForm::default() }
+}
+
+const NO_PREFILL: PrefillForm =
+    PrefillForm { floor: 0.0, peak: 1e18, walk: 0.0, blend: 1.0, bandwidth: 1e18 };
+const NO_DECODE: DecodeForm =
+    DecodeForm { floor: 0.0, per_sequence: 0.0, bandwidth: 1e18, per_sqrt_context: 0.0 };
+const NO_MIXED: MixedForm =
+    MixedForm { floor: 0.0, peak: 1e18, walk: 0.0, blend: 1.0, memory: None, per_sequence: 0.0 };
+
+/// P3 through batches of prompt chunks.
+pub fn prefill(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<PrefillForm>> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    let peak = gpu.peak.fp16.per_s();
+    let mut dropped = Dropped::default();
+    let mut samples = Vec::new();
+    for (timing, batch) in batches(rows, |b| b.chunks > 0 && b.sequences == 0) {
+        if !is_plain(batch) {
+            dropped.count("prefill: another KV type, head size or a window");
+            continue;
+        }
+        let one = sample(timing, batch);
+        let pairs = one.shape.1.prefill_pairs as f64 / 2.0;
+        let flops = 4.0 * one.shape.0.heads * one.shape.0.head_dim * pairs;
+        if flops / timing.seconds > 1.15 * peak {
+            dropped.count("prefill: faster than the tensor cores");
+        } else {
+            samples.push(one);
+        }
+    }
+    if samples.len() < FEWEST_ROWS {
+        return None;
+    }
+    // A tile walks the context at the clock's pace: 18.4 ns at the A100's 1410 MHz.
+    let walk = 18.4e-9 * 1410.0 / f64::from(gpu.chip.boost_clock_mhz.max(1));
+    let start = |blend| {
+        vec![
+            free("floor", 8e-6, 1e-6, 30e-6),
+            free("peak", 0.6 * peak, 0.1 * peak, 1.2 * peak),
+            free("walk", walk, 1e-9, 100e-9),
+            free("blend", blend, 1.0, 8.0),
+            free("bandwidth", 0.7 * dram, 0.2 * dram, 1.5 * dram),
+        ]
+    };
+    let form = |v: &[f64]| PrefillForm {
+        floor: v[0],
+        peak: v[1],
+        walk: v[2],
+        blend: v[3],
+        bandwidth: v[4],
+    };
+    let (values, fits) = fit(
+        "attention.prefill",
+        "held-out rows",
+        &samples,
+        &[start(1.05), start(1.7)],
+        |v, (shape, step)| with(form(v), NO_DECODE, NO_MIXED).with_prefill(shape, step),
+    );
+    let source = sources(&samples);
+    Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
+}
+
+/// D3 through batches in which every sequence decodes.
+pub fn decode(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<DecodeForm>> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    let l2 = gpu.memory.l2.as_f64();
+    let kv = |batch: &AttentionBatch| {
+        shape_of(batch).kv_bytes_per_token() * (batch.sequences * batch.context) as f64
+    };
+    let mut dropped = Dropped::default();
+    let mut streaming: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (timing, batch) in batches(rows, |b| b.chunks == 0 && b.sequences > 0) {
+        if is_plain(batch) && kv(batch) > BEYOND_L2 * l2 {
+            let (all, fast) = streaming.entry(short_source(timing)).or_default();
+            *all += 1;
+            *fast += usize::from(kv(batch) / timing.seconds > dram);
+        }
+    }
+    let unbelievable: BTreeSet<&str> = streaming
+        .iter()
+        .filter(|(_, (all, fast))| *fast as f64 > UNPHYSICAL_SHARE * *all as f64)
+        .map(|(source, _)| source.as_str())
+        .collect();
+    let mut samples = Vec::new();
+    for (timing, batch) in batches(rows, |b| b.chunks == 0 && b.sequences > 0) {
+        let bytes = kv(batch);
+        let why = if !is_plain(batch) {
+            Some("decode: another KV type, head size or a window")
+        } else if unbelievable.contains(short_source(timing).as_str()) {
+            Some("decode: a source that reads KV faster than DRAM")
+        } else if bytes / timing.seconds > dram {
+            Some("decode: faster than DRAM, the KV was in L2")
+        } else if (LARGEST_SMALL_KV..BEYOND_L2 * l2).contains(&bytes) {
+            Some("decode: KV of a size that L2 may hold")
+        } else if batch.sequences > 512 || batch.heads > 40 || batch.kv_heads < 4 {
+            Some("decode: more than 512 sequences, over 40 heads or under 4 KV heads")
+        } else if !(64..=32_768).contains(&batch.context) {
+            Some("decode: contexts under 64 or over 32768")
+        } else {
+            None
+        };
+        match why {
+            Some(why) => dropped.count(why),
+            None => samples.push(sample(timing, batch)),
+        }
+    }
+    if samples.len() < FEWEST_ROWS {
+        return None;
+    }
+    let start = vec![
+        free("floor", 11e-6, 1e-6, 40e-6),
+        free("per-sequence", 0.12e-6, 1e-9, 3e-6),
+        free("bandwidth", 0.85 * dram, 0.3 * dram, dram),
+        free("per-sqrt-context", 50e-9, 1e-9, 1e-6),
+    ];
+    let form = |v: &[f64]| DecodeForm {
+        floor: v[0],
+        per_sequence: v[1],
+        bandwidth: v[2],
+        per_sqrt_context: v[3],
+    };
+    let (values, fits) =
+        fit("attention.decode", "held-out rows", &samples, &[start], |v, (shape, step)| {
+            with(NO_PREFILL, form(v), NO_MIXED).decode_seconds(
+                shape,
+                step.decode_seqs,
+                step.decode_context,
+            )
+        });
+    let source = sources(&samples);
+    Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
+}
+
+/// M3 through batches that hold a chunk and decode sequences, given the pure surfaces. Fitted where
+/// engines work: pasts up to 4,096, contexts from 128 to 4,096.
+pub fn mixed(
+    rows: &[&Timing],
+    gpu: &Gpu,
+    prefill: PrefillForm,
+    decode: DecodeForm,
+) -> Option<Surface<MixedForm>> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    let mut dropped = Dropped::default();
+    let mut samples = Vec::new();
+    for (timing, batch) in batches(rows, |b| b.chunks > 0 && b.sequences > 0) {
+        let serving = batch.chunk_past <= 4096
+            && (128..=4096).contains(&batch.context)
+            && batch.sequences * batch.context <= 400_000;
+        if !is_plain(batch) {
+            dropped.count("mixed: another KV type, head size or a window");
+        } else if !serving {
+            dropped.count("mixed: outside past <= 4096, contexts 128-4096, 400 k tokens in all");
+        } else {
+            samples.push(sample(timing, batch));
+        }
+    }
+    if samples.len() < FEWEST_ROWS {
+        return None;
+    }
+    let start = |cache: f64| {
+        vec![
+            free("floor", 7e-6, 1e-6, 30e-6),
+            free("peak", prefill.peak, 0.3 * prefill.peak, 2.0 * prefill.peak),
+            free("walk", prefill.walk, 1e-9, 100e-9),
+            free("blend", 1.6, 1.0, 8.0),
+            free("per-sequence", 1e-6, 1e-8, 5e-6),
+            free("memory bandwidth", dram, 0.3 * dram, 4.0 * dram),
+            free("memory cache", cache, 1e6, 1e9),
+        ]
+    };
+    let form = |v: &[f64]| MixedForm {
+        floor: v[0],
+        peak: v[1],
+        walk: v[2],
+        blend: v[3],
+        per_sequence: v[4],
+        memory: Some(MixedMemory { bandwidth: v[5], cache: v[6] }),
+    };
+    let l2 = gpu.memory.l2.as_f64();
+    let (values, fits) = fit(
+        "attention.mixed",
+        "held-out rows",
+        &samples,
+        &[start(1.2 * l2)],
+        |v, (shape, step)| with(prefill, decode, form(v)).with_prefill(shape, step),
+    );
+    let source = sources(&samples);
+    Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
+}

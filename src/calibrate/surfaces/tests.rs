@@ -1,0 +1,65 @@
+use super::super::table::Operator;
+use super::*;
+use crate::cost::gemm::{GemmForm, GemmWork};
+use crate::hardware::{self, Gpu};
+
+fn a10g() -> Gpu {
+    hardware::gpu("a10g").unwrap()
+}
+
+/// Rows that a known surface gives, and one of weights that stayed in L2.
+fn table(gpu: &Gpu, form: &GemmForm) -> Vec<Timing> {
+    let mut rows = Vec::new();
+    for (n, k) in [(4096, 4096), (12288, 4096), (4096, 11008), (22016, 4096), (5120, 5120)] {
+        for m in [1, 4, 16, 64, 128, 512, 1024, 4096] {
+            let work = GemmWork::dense(m as f64, n as f64, k as f64, 2.0);
+            rows.push(Timing {
+                gpu: gpu.name.clone(),
+                dtype: "fp16".into(),
+                operator: Operator::Gemm { m, n, k },
+                seconds: form.seconds(&work),
+                source: "test".into(),
+            });
+        }
+    }
+    let mut cached = rows[0].clone();
+    cached.seconds = 1e-5;
+    rows.push(cached);
+    rows
+}
+
+#[test]
+fn a_surface_comes_back_from_its_own_rows() {
+    let gpu = a10g();
+    let known = GemmForm {
+        peak: 76.5e12,
+        bandwidth: 487e9,
+        floor: 7.5e-6,
+        blend: 7.0,
+        tile_loss: 0.194,
+        start_up: 2.06e-6,
+        row_loss: 0.16,
+        multiprocessors: 80.0,
+        peak_limit: 80e12,
+        bandwidth_limit: 600e9,
+    };
+    let rows = table(&gpu, &known);
+    let rows: Vec<&Timing> = rows.iter().collect();
+    let surface = gemm(&rows, &gpu, &["fp16"], 2.0, 70e12).unwrap();
+    let dropped: Vec<_> = surface.dropped.iter().collect();
+    assert_eq!(dropped, [("GEMM: faster than DRAM, the weights were in L2", 1)]);
+    assert!(surface.fits[0].median_percent < 1.5, "{:?}", surface.fits);
+    assert!((surface.form.bandwidth / known.bandwidth - 1.0).abs() < 0.03, "{surface:?}");
+}
+
+#[test]
+fn too_few_rows_are_no_surface() {
+    assert!(gemm(&[], &a10g(), &["fp16"], 2.0, 70e12).is_none());
+    assert!(decode(&[], &a10g()).is_none());
+}
+
+#[test]
+fn outliers_count_less_than_their_square() {
+    assert!((soft(0.01) - 0.01).abs() < 1e-4);
+    assert!(soft(-1.0) > -0.5 && soft(-1.0) < -0.1);
+}
