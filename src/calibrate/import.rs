@@ -394,6 +394,20 @@ pub fn to_toml(profile: &GpuProfile, gpu: &Gpu) -> String {
     text
 }
 
+/// The number as it was meant: a unit's factor leaves traces in the last digits.
+fn rounded(value: &toml::Value) -> String {
+    let text = value.as_str().unwrap_or_default();
+    let number = text.split(' ').next().and_then(|number| number.parse::<f64>().ok());
+    match (value.as_float(), number) {
+        (Some(number), _) => toml::Value::Float(significant(number)).to_string(),
+        (None, Some(number)) => {
+            let unit = text.split_once(' ').map_or("", |(_, unit)| unit);
+            format!("\"{} {unit}\"", significant(number))
+        }
+        (None, None) => value.to_string(),
+    }
+}
+
 fn write_tables(text: &mut String, path: &str, table: &toml::Table) {
     for (name, entry) in table {
         let Some(inner) = entry.as_table() else { continue };
@@ -408,7 +422,7 @@ fn write_tables(text: &mut String, path: &str, table: &toml::Table) {
             let part = |name: &str| &number[name];
             text.push_str(&format!(
                 "{key} = {{ value = {}, provenance = {}, source = {} }}\n",
-                part("value"),
+                rounded(part("value")),
                 part("provenance"),
                 part("source")
             ));

@@ -84,6 +84,17 @@ fn short_source(timing: &Timing) -> String {
     parts[..parts.len().min(2)].join("/")
 }
 
+/// The rows of one source. Engines run different attention kernels, which no one surface can meet:
+/// those of vLLM stand for all where there are any.
+fn of_one_source<T>(samples: Vec<Sample<T>>) -> Vec<Sample<T>> {
+    let is_vllm = |sample: &Sample<T>| sample.source.contains("vllm");
+    if samples.iter().any(is_vllm) {
+        samples.into_iter().filter(is_vllm).collect()
+    } else {
+        samples
+    }
+}
+
 /// FNV-1a, so that a split is the same everywhere.
 fn hash(numbers: &[u64]) -> u64 {
     let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());

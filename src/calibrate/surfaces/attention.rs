@@ -9,7 +9,9 @@ use crate::cost::attention::{
 use crate::hardware::Gpu;
 
 use super::super::table::{AttentionBatch, Operator, Timing};
-use super::{Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, short_source, sources};
+use super::{
+    Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, of_one_source, short_source, sources,
+};
 
 /// KV of this size and more may sit in L2 when a kernel is timed again and again.
 const LARGEST_SMALL_KV: f64 = 8e6;
@@ -117,6 +119,7 @@ pub fn prefill(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<PrefillForm>> {
             samples.push(one);
         }
     }
+    let samples = of_one_source(samples);
     if samples.len() < FEWEST_ROWS {
         return None;
     }
@@ -193,6 +196,7 @@ pub fn decode(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<DecodeForm>> {
             None => samples.push(sample(timing, batch)),
         }
     }
+    let samples = of_one_source(samples);
     if samples.len() < FEWEST_ROWS {
         return None;
     }
@@ -243,6 +247,7 @@ pub fn mixed(
             samples.push(sample(timing, batch));
         }
     }
+    let samples = of_one_source(samples);
     if samples.len() < FEWEST_ROWS {
         return None;
     }
