@@ -327,6 +327,7 @@ impl VllmV1 {
         flight.turn = self.lockstep.turn();
         flight.decode = self.lockstep.seqs();
         step.shape = StepShape::decode(flight.decode, self.lockstep.computed_sum());
+        step.shape.decode_squares = self.lockstep.computed_squares();
         step.kind = StepKind::Decode;
         self.retire_finishing(&mut flight);
         if self.recording {
