@@ -13,6 +13,7 @@ mod run;
 mod schema;
 mod stopwatch;
 mod validate;
+mod workload;
 
 use std::error::Error;
 use std::fmt;
@@ -101,6 +102,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
     match command {
         Command::Run(args) => run::run(args, registry),
         Command::Memory(args) => memory::run(args, registry),
+        Command::Workload(args) => workload::run(args, registry),
         Command::Validate(args) => validate::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),

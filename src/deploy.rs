@@ -207,24 +207,36 @@ impl<'a> Deployment<'a> {
 
     /// The requests of a run with `seed`.
     pub fn workload(&self, seed: u64) -> Box<dyn Workload> {
-        let spec = &self.scenario.workload;
-        let askers = spec.askers();
         let turn_round = self.profiles.deployment.profile.client_turn_round.value.get();
-        let pause = SimDuration::from_secs_f64(turn_round);
-        match &spec.arrivals {
-            &ArrivalSpec::ClosedLoop { clients, think_time } => {
-                let mix = Mix::of_clients(&askers, clients, seed);
-                Box::new(ClosedLoop::new(clients, mix, think_time, pause, spec.num_requests))
-            }
-            ArrivalSpec::Trace(trace) => Box::new(trace.replay(spec.num_requests, spec.duration)),
-            ArrivalSpec::Open(process) => {
-                let (requests, duration) = (spec.num_requests, spec.duration);
-                let arrivals = Arrivals::new(process, requests, duration, seed);
-                let mix = Mix::open_loop(&askers, seed);
-                Box::new(OpenLoop::new(arrivals, mix, pause, requests, duration))
-            }
+        requests(self.scenario, SimDuration::from_secs_f64(turn_round), seed)
+    }
+}
+
+/// The requests of a scenario; clients take `pause` from an answer to the next request.
+fn requests(scenario: &Scenario, pause: SimDuration, seed: u64) -> Box<dyn Workload> {
+    let spec = &scenario.workload;
+    let askers = spec.askers();
+    match &spec.arrivals {
+        &ArrivalSpec::ClosedLoop { clients, think_time } => {
+            let mix = Mix::of_clients(&askers, clients, seed);
+            Box::new(ClosedLoop::new(clients, mix, think_time, pause, spec.num_requests))
+        }
+        ArrivalSpec::Trace(trace) => Box::new(trace.replay(spec.num_requests, spec.duration)),
+        ArrivalSpec::Open(process) => {
+            let (requests, duration) = (spec.num_requests, spec.duration);
+            let arrivals = Arrivals::new(process, requests, duration, seed);
+            let mix = Mix::open_loop(&askers, seed);
+            Box::new(OpenLoop::new(arrivals, mix, pause, requests, duration))
         }
     }
+}
+
+/// The requests of a scenario in which nobody waits for an answer; `None` where somebody does.
+pub fn requests_without_answers(scenario: &Scenario, seed: u64) -> Option<Box<dyn Workload>> {
+    let spec = &scenario.workload;
+    let waits = spec.arrivals.is_closed_loop()
+        || spec.askers().iter().any(|asker| asker.sessions.is_some());
+    (!waits).then(|| requests(scenario, SimDuration::ZERO, seed))
 }
 
 /// The environment that the scenario names, if it names one.

@@ -13,6 +13,7 @@ pub mod rules;
 pub mod steps;
 pub mod style;
 pub mod summary_table;
+pub mod workload_table;
 
 pub use json::SimulatorFigures;
 pub use listing::Listing;

@@ -5,6 +5,7 @@ mod arrival;
 mod closed_loop;
 mod length;
 mod open_loop;
+mod profile;
 mod tenant;
 mod trace;
 
@@ -16,6 +17,7 @@ pub use arrival::{ArrivalProcess, Arrivals, RampStrategy};
 pub use closed_loop::ClosedLoop;
 pub use length::{LengthDistribution, LengthOrder, LengthPair, LengthSource, Lengths};
 pub use open_loop::OpenLoop;
+pub use profile::{LengthProfile, Profile, Profiler};
 pub use tenant::{Mix, Sessions, SharedPrefix, Tenant, Turns};
 pub use trace::{Replay, ReplayRules, TraceRow, TraceSource};
 

@@ -165,6 +165,19 @@ fn the_rows_of_files_agree_with_the_summary() {
     assert_eq!(object["simulator"]["output_tokens"].as_f64(), Some(tokens));
 }
 
+/// The rows share their first 1024 and 512 tokens; the requests come one after the other.
+#[test]
+fn block_ids_of_a_trace_reach_the_prefix_cache() {
+    let cached = |more: &[&str]| {
+        let flags = "run --trace tests/traces/mooncake.jsonl --model llama-3.1-8b --gpu a100-80gb \
+            --engine vllm-0.32 --format json";
+        let words: Vec<_> = flags.split_whitespace().chain(more.iter().copied()).collect();
+        json(&servesim(&words))["summary"]["cached_input_tokens"].clone()
+    };
+    assert_eq!(cached(&[]), 1024 + 512);
+    assert_eq!(cached(&["--no-enable-prefix-caching"]), 0);
+}
+
 #[test]
 fn what_does_not_fit_leaves_no_folder_behind() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -36,6 +36,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show where the GPU memory goes and whether the engine starts; exit 1 if it does not
     Memory(MemoryArgs),
+    /// Describe what a scenario will send: rates, bursts, lengths, what prompts share
+    Workload(WorkloadCommandArgs),
     /// Compare predictions with published measurements; exit 1 if a stated bound is broken
     Validate(ValidateArgs),
     /// Make a profile from measurements
@@ -103,6 +105,20 @@ pub struct MemoryArgs {
     pub scenario: ScenarioArgs,
 
     /// How the plan is printed
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  servesim workload examples/chat-sessions
+  servesim workload --trace trace.csv --model llama-3.1-8b --gpu a100-80gb --engine vllm-0.32
+  servesim workload scenario.toml --request-rate 4 --burstiness 0.3 --format json")]
+pub struct WorkloadCommandArgs {
+    #[command(flatten)]
+    pub scenario: ScenarioArgs,
+
+    /// How the description is printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
 }

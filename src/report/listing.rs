@@ -44,8 +44,7 @@ impl Listing {
     }
 
     pub fn to_table(&self) -> String {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        let mut table = plain_table();
         table.set_header(self.columns.iter().map(|column| column.heading));
         for row in &self.rows {
             table.add_row(row.iter().map(text_for_people));
@@ -102,6 +101,13 @@ fn text_for_people(value: &Value) -> String {
 fn plain_decimal(value: f64) -> String {
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A table without lines, as wide as it needs to be.
+pub(super) fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
 }
 
 /// A table's text without blanks at the ends of its lines, ending in a newline.

@@ -1,8 +1,8 @@
 //! The summary of a run for people.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, Table};
 
-use super::listing::tidy;
+use super::listing::{plain_table, tidy};
 use super::style::{Style, count, number};
 use crate::metrics::{Stats, Summary};
 
@@ -179,12 +179,6 @@ fn with_interval(summary: &Summary, key: &str, value: f64, digits: u32) -> Strin
 
 fn percent(share: f64) -> String {
     format!("{} %", number(share * 100.0, 3))
-}
-
-fn plain_table() -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table
 }
 
 fn pad(table: &mut Table, alignment: impl Fn(usize) -> CellAlignment) {

@@ -1,4 +1,6 @@
-//! Lists of prompt and output lengths: CSV text -> pairs, or the lines that are wrong.
+//! Lists of prompt and output lengths: text -> pairs, or the lines that are wrong.
+
+mod json;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,12 +27,15 @@ pub fn dataset(name: &str) -> Option<&'static [u8]> {
 
 /// Pairs of columns that hold prompt and output lengths, by the tools that write them: this
 /// project, our count of llm-load-test's OpenOrca subset (outputs there are forced to
-/// `max_new_tokens`), llm-load-test's JSON fields of 2023, and those of 2024.
-const COLUMNS: [(&str, &str); 4] = [
+/// `max_new_tokens`), llm-load-test's JSON fields of 2023, and those of 2024, Mooncake, Azure, BurstGPT.
+const COLUMNS: [(&str, &str); 7] = [
     ("input_tokens", "output_tokens"),
     ("llama2_input_tokens", "max_new_tokens"),
     ("prompt_len", "max_new_tokens"),
     ("tok_input_length", "tok_output_length"),
+    ("input_length", "output_length"),
+    ("ContextTokens", "GeneratedTokens"),
+    ("Request tokens", "Response tokens"),
 ];
 
 /// Longest prompt or output; the limit of a model's positions (`max_position_embeddings`).
@@ -39,11 +44,22 @@ pub const MAX_TOKENS: u32 = 1 << 30;
 /// Reports beyond this many lines are noise: a wrong file is wrong everywhere.
 const MAX_ERRORS: usize = 10;
 
+/// Pairs, and what is to be said of how they were made.
+pub type Read = Result<(Arc<[LengthPair]>, Option<String>), Vec<Diagnostic>>;
+
+/// Reads a CSV with a header line, or JSON; a remark if the lengths rest on an assumption.
+pub fn parse(source: SourceId, text: &str) -> Read {
+    if text.trim_start_matches('\u{feff}').trim_start().starts_with(['[', '{']) {
+        return json::parse(source, text);
+    }
+    csv(source, text).map(|pairs| (pairs, None))
+}
+
 /// Reads a CSV with a header line. `#` starts a comment line.
-pub fn parse(source: SourceId, text: &str) -> Result<Arc<[LengthPair]>, Vec<Diagnostic>> {
-    let mut reader = csv::ReaderBuilder::new()
+fn csv(source: SourceId, text: &str) -> Result<Arc<[LengthPair]>, Vec<Diagnostic>> {
+    let mut reader = ::csv::ReaderBuilder::new()
         .flexible(true)
-        .trim(csv::Trim::All)
+        .trim(::csv::Trim::All)
         .comment(Some(b'#'))
         .from_reader(text.as_bytes());
     let at = |range: Range<usize>| Span::new(source, range);
@@ -252,7 +268,7 @@ mod tests {
         let mut sources = Sources::default();
         let id = sources.add("lengths.csv", text);
         match parse(id, text) {
-            Ok(pairs) => Ok(pairs.iter().map(|pair| (pair.input, pair.output)).collect()),
+            Ok((pairs, _)) => Ok(pairs.iter().map(|pair| (pair.input, pair.output)).collect()),
             Err(list) => Err(Diagnostics::new(sources, list).render(false)),
         }
     }
@@ -315,9 +331,52 @@ error: `input_tokens` is not a number of tokens
         );
     }
 
+    #[test]
+    fn data_sets_of_the_load_testers_are_read() {
+        let v1 = r#"{"dataset": [
+            {"id": 0, "prompt_len": 12, "response_len": 5, "input": {"text": "a", "max_new_tokens": 7}},
+            {"id": 1, "prompt_len": 30, "input": {"text": "b", "min_new_tokens": 9, "max_new_tokens": 9}}
+        ], "metadata": {}, "license": "none"}"#;
+        assert_eq!(read(v1), Ok(vec![(12, 7), (30, 9)]));
+        let v2 = "{\"name\": \"made up\", \"version\": \"1\"}\n\
+            {\"index\": 0, \"question\": \"a\", \"tok_input_length\": 8, \"tok_output_length\": 3}\n";
+        assert_eq!(read(v2), Ok(vec![(8, 3)]));
+        let error = read(&format!("{v2}{{\"question\": \"b\"}}\n")).unwrap_err();
+        assert!(error.contains("a row has no lengths") && error.contains(":3:1"), "{error}");
+        let error = read("{\"dataset\": [\n {\"prompt_len\": -1}]}").unwrap_err();
+        assert!(error.contains("lengths.csv:2:") && error.contains("cannot be read"), "{error}");
+    }
+
+    #[test]
+    fn a_sharegpt_file_is_read_by_the_stated_rule() {
+        let said = |n: usize| format!("{{\"from\": \"human\", \"value\": \"{}\"}}", "x".repeat(n));
+        let list = format!(
+            "[{{\"id\": \"a\", \"conversations\": [{}, {}, {}]}}, {{\"conversations\": [{}]}}, \
+             {{\"conversations\": [{}, {}]}}, {{\"conversations\": [{}, {}]}}]",
+            said(41),
+            said(80),
+            said(9),
+            said(50),
+            said(8),
+            said(90),
+            said(4100),
+            said(90),
+        );
+        assert_eq!(
+            read(&list),
+            Ok(vec![(11, 20)]),
+            "one turn, a short prompt and a long one are out"
+        );
+        let mut sources = Sources::default();
+        let (_, note) = parse(sources.add("s.json", ""), &list).unwrap();
+        assert!(note.unwrap().contains("1 of 4 conversations"));
+        assert!(read("[]").unwrap_err().contains("the data set is empty"));
+        assert!(read("[{\"conversations\": 3}]").unwrap_err().contains("cannot be read"));
+    }
+
     proptest! {
         #[test]
-        fn no_text_makes_the_reader_panic(text in "[\\x00-\\x7f\u{feff}é]{0,200}") {
+        fn no_text_makes_the_reader_panic(text in "[\\x00-\\x7f\u{feff}é]{0,200}|[\\[{][{}\\[\\]:,\"a-z0-9\n]{0,60}") {
             let _ = read(&text);
             let _ = read(&format!("input_tokens,output_tokens\n{text}"));
         }

@@ -264,7 +264,7 @@ pub struct RawTrace {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawLengths {
     /// An embedded data set (openorca-006), or the path of a CSV with the columns input_tokens and
-    /// output_tokens.
+    /// output_tokens, of a data set of llm-load-test, or of ShareGPT (4 characters to a token).
     pub dataset: Option<String>,
     /// How the pairs of a data set are drawn (default per-client-shuffle in a closed loop, shuffle
     /// in an open one).

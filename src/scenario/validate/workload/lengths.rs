@@ -44,7 +44,7 @@ pub(super) fn lengths(
             None
         }
         (Some(name), None) => {
-            let pairs = dataset(&at_dataset, name, context)?;
+            let pairs = dataset(&at_dataset, name, context, notes)?;
             Some(LengthSpec { name: name.clone(), source: LengthSource::Pairs { pairs, order } })
         }
         (None, Some(_)) => {
@@ -57,7 +57,7 @@ pub(super) fn lengths(
                 "no lengths given: those of {DEFAULT_DATASET} are assumed (flags: --lengths, \
                  --input-len, --output-len)"
             ));
-            let pairs = dataset(&at_dataset, DEFAULT_DATASET, context)?;
+            let pairs = dataset(&at_dataset, DEFAULT_DATASET, context, notes)?;
             let source = LengthSource::Pairs { pairs, order };
             Some(LengthSpec { name: DEFAULT_DATASET.into(), source })
         }
@@ -329,7 +329,12 @@ pub(super) fn permutations(
     }
 }
 
-fn dataset(key: &str, name: &str, context: &mut Context<'_>) -> Option<Arc<[LengthPair]>> {
+fn dataset(
+    key: &str,
+    name: &str,
+    context: &mut Context<'_>,
+    notes: &mut Vec<String>,
+) -> Option<Arc<[LengthPair]>> {
     let embedded = lengths::dataset(name);
     let (shown, bytes) = match embedded {
         Some(bytes) => (name.to_owned(), Ok(bytes.to_vec())),
@@ -378,7 +383,10 @@ fn dataset(key: &str, name: &str, context: &mut Context<'_>) -> Option<Arc<[Leng
     // Errors point into the CSV, so it joins the texts; a sound one need not be kept.
     let id = context.sources.next_id();
     match lengths::parse(id, &text) {
-        Ok(pairs) => Some(pairs),
+        Ok((pairs, note)) => {
+            notes.extend(note);
+            Some(pairs)
+        }
         Err(problems) => {
             let added = context.sources.add(shown, text);
             debug_assert_eq!(added, id);
