@@ -2,6 +2,7 @@
 
 mod args;
 mod calibrate;
+mod capacity;
 mod conformance;
 mod input;
 mod list;
@@ -12,6 +13,7 @@ mod record;
 mod run;
 mod schema;
 mod stopwatch;
+mod sweep;
 mod validate;
 mod workload;
 
@@ -103,6 +105,8 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
         Command::Run(args) => run::run(args, registry),
         Command::Memory(args) => memory::run(args, registry),
         Command::Workload(args) => workload::run(args, registry),
+        Command::Sweep(args) => sweep::run(args, registry),
+        Command::Capacity(args) => capacity::run(args, registry),
         Command::Validate(args) => validate::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),

@@ -95,6 +95,15 @@ impl<'a> Deployment<'a> {
         self.scenario
     }
 
+    /// The same deployment under another workload, measured otherwise. It knows what the runs so far
+    /// have memoised. `scenario` must agree in model, machine and engine.
+    pub fn under<'b>(&self, scenario: &'b Scenario) -> Deployment<'b> {
+        debug_assert_eq!(scenario.hardware.instance, self.scenario.hardware.instance);
+        debug_assert_eq!(scenario.engine.name, self.scenario.engine.name);
+        let Self { profiles, plan, engine, cost, .. } = self.clone();
+        Deployment { scenario, profiles, plan, engine, cost }
+    }
+
     pub fn plan(&self) -> &MemoryPlan {
         &self.plan
     }

@@ -50,6 +50,7 @@ pub mod report;
 pub mod request;
 pub mod scenario;
 pub mod scheduler;
+pub mod sweep;
 pub mod time;
 pub mod trace;
 pub mod units;

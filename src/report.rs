@@ -4,6 +4,7 @@
 //! given. Nothing written holds a wall-clock figure, except the `simulator` object of
 //! [`json::run_object`].
 
+pub mod capacity_table;
 pub mod csv;
 pub mod json;
 pub mod listing;
@@ -13,6 +14,7 @@ pub mod rules;
 pub mod steps;
 pub mod style;
 pub mod summary_table;
+pub mod sweep_table;
 pub mod workload_table;
 
 pub use json::SimulatorFigures;

@@ -13,7 +13,7 @@
 
 pub mod defaults;
 pub mod diagnostic;
-mod document;
+pub mod document;
 mod lengths;
 mod load;
 mod overrides;
@@ -43,12 +43,13 @@ use crate::workload::{
 pub use defaults::EffectiveSettings;
 pub use diagnostic::Diagnostics;
 pub use load::{
-    DEFAULT_SCENARIO, DiskFiles, MemoryFiles, ReadFile, Source, embedded, embedded_names, load,
-    load_with, open,
+    DEFAULT_SCENARIO, DiskFiles, MemoryFiles, ReadFile, Source, Template, embedded, embedded_names,
+    load, load_with, open,
 };
-pub use overrides::Override;
+pub use overrides::{Assignment, Override, shared_settings};
 pub use registry::{CustomEngine, EngineId, Registry};
 pub use settings::EngineSettings;
+pub use shape::check_value;
 
 /// What to simulate, complete and consistent. As JSON it has the keys of the file, with the
 /// defaults filled in.

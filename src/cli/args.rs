@@ -4,11 +4,15 @@
 //! value is checked in one place, whether it comes from a file, `--set` or a flag, and the message
 //! points at what the user wrote.
 
+mod sweep;
+
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::scenario::Override;
+
+pub use sweep::{CapacityArgs, MergeArgs, Searched, SweepArgs, SweepCommand};
 
 /// Simulates LLM serving on GPUs: latency, throughput, memory and cost, without the GPUs.
 #[derive(Debug, Parser)]
@@ -20,6 +24,7 @@ use crate::scenario::Override;
   servesim run                                   the embedded default scenario
   servesim run scenario.toml --concurrency 20    a file, with one key changed
   servesim memory --model gemma-7b --instance g2-standard-4 --engine vllm-0.4.2
+  servesim sweep redhat-table-2                  an embedded sweep, ranked by cost
   servesim list models
 
 Exit codes: 0 done; 1 a negative verdict (does not fit, bound broken, diverges); 2 bad usage or
@@ -38,6 +43,10 @@ pub enum Command {
     Memory(MemoryArgs),
     /// Describe what a scenario will send: rates, bursts, lengths, what prompts share
     Workload(WorkloadCommandArgs),
+    /// Simulate a scenario over a grid of its keys, and rank what comes out
+    Sweep(SweepArgs),
+    /// Find the highest load that meets latency targets, or the cheapest machine that does
+    Capacity(CapacityArgs),
     /// Compare predictions with published measurements; exit 1 if a stated bound is broken
     Validate(ValidateArgs),
     /// Make a profile from measurements
@@ -48,7 +57,7 @@ pub enum Command {
     Record(RecordArgs),
     /// List what there is
     List(ListArgs),
-    /// Print the JSON Schema of the scenario file
+    /// Print the JSON Schema of a scenario's or a sweep's file
     Schema(SchemaArgs),
 }
 
@@ -253,13 +262,29 @@ pub enum Listed {
     Rules,
     /// Scenarios that come with the program
     Scenarios,
+    /// Sweeps that come with the program
+    Sweeps,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   servesim schema > scenario.schema.json    then, as the first line of a scenario:
-  #:schema scenario.schema.json")]
-pub struct SchemaArgs {}
+  #:schema scenario.schema.json
+  servesim schema sweep > sweep.schema.json")]
+pub struct SchemaArgs {
+    /// Of which file
+    #[arg(value_enum, default_value_t)]
+    pub of: SchemaOf,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// What is simulated
+    #[default]
+    Scenario,
+    /// A scenario over a grid of its keys
+    Sweep,
+}
 
 /// A scenario and what is changed in it.
 #[derive(Debug, Default, Args)]

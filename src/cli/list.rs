@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::args::{Format, ListArgs, Listed};
-use super::{Failure, Outcome, output};
+use super::{Failure, Outcome, output, sweep};
 use crate::deploy;
 use crate::engine_name::EngineName;
 use crate::hardware::{self, PriceKind};
@@ -20,6 +20,7 @@ pub fn run(args: &ListArgs, registry: &Registry) -> Result<Outcome, Failure> {
         Listed::Engines => engines(registry),
         Listed::Rules => all_rules(),
         Listed::Scenarios => scenarios()?,
+        Listed::Sweeps => sweeps(),
     };
     print(&listing, args.format)?;
     Ok(Outcome::Done)
@@ -229,6 +230,18 @@ fn scenarios() -> Result<Listing, Failure> {
     Ok(listing)
 }
 
+fn sweeps() -> Listing {
+    let mut listing = Listing::new(&[("name", "sweep"), ("shows", "what it shows")]);
+    for name in sweep::names() {
+        let shows = match sweep::embedded(&name) {
+            Some(Source::File { text, .. }) => first_comment(&String::from_utf8_lossy(&text)),
+            _ => String::new(),
+        };
+        listing.push(vec![name.into(), shows.into()]);
+    }
+    listing
+}
+
 /// The first sentence of the comment that a scenario file begins with.
 fn first_comment(text: &str) -> String {
     let lines: Vec<_> = text
@@ -257,14 +270,8 @@ mod tests {
 
     #[test]
     fn every_list_has_rows() {
-        for listing in [
-            gpus(),
-            instances(),
-            models(),
-            Ok(engines(&Registry::builtin())),
-            Ok(all_rules()),
-            scenarios(),
-        ] {
+        let built_in = [engines(&Registry::builtin()), all_rules(), sweeps()].map(Ok);
+        for listing in [gpus(), instances(), models(), scenarios()].into_iter().chain(built_in) {
             assert!(!listing.expect("catalogues that parse").is_empty());
         }
     }

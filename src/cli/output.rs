@@ -23,6 +23,12 @@ pub fn exit_on_interrupt() {
     });
 }
 
+/// Does what an interrupt must not cut in two.
+pub fn whole<T>(write: impl FnOnce() -> T) -> T {
+    let _whole = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    write()
+}
+
 /// Colours for standard output: only on a terminal, and not where `NO_COLOR` is set (no-color.org).
 pub fn stdout_style() -> Style {
     Style { colour: wants_colour(io::stdout().is_terminal()) }

@@ -100,6 +100,41 @@ impl RunsDone {
     }
 }
 
+/// How many points of a sweep are done, how fast that goes and when it will end.
+#[derive(Debug)]
+pub struct PointsDone {
+    bar: ProgressBar,
+    started: Instant,
+}
+
+impl PointsDone {
+    /// `before` points were done in an earlier run.
+    pub fn new(all: u64, before: u64, started: Instant) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
+        let template = "{bar:40} {pos}/{len} points, {per_sec}, {eta} left";
+        bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
+        bar.set_position(before);
+        // What an earlier run did says nothing of this one's pace.
+        bar.reset_eta();
+        Self { bar, started }
+    }
+
+    /// One more is done; from any thread.
+    pub fn one_more(&self) {
+        if self.started.elapsed() >= PATIENCE {
+            self.bar.inc(1);
+        } else {
+            self.bar.update(|state| state.set_pos(state.pos() + 1));
+        }
+    }
+}
+
+impl Drop for PointsDone {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 impl Drop for RunsDone {
     fn drop(&mut self) {
         if let Some(bar) = self.bar.get() {

@@ -1,11 +1,15 @@
-//! `servesim schema`: the JSON Schema of the scenario file, for editors and checkers.
+//! `servesim schema`: the JSON Schemas of our files, for editors and checkers.
 
-use super::args::SchemaArgs;
+use super::args::{SchemaArgs, SchemaOf};
 use super::{Failure, Outcome, output};
 use crate::report::json;
 use crate::scenario::Registry;
+use crate::sweep;
 
-pub fn run(_: &SchemaArgs, registry: &Registry) -> Result<Outcome, Failure> {
-    output::print(&json::pretty(registry.schema()))?;
+pub fn run(args: &SchemaArgs, registry: &Registry) -> Result<Outcome, Failure> {
+    output::print(&match args.of {
+        SchemaOf::Scenario => json::pretty(registry.schema()),
+        SchemaOf::Sweep => json::pretty(&sweep::schema::json_schema(registry.schema())),
+    })?;
     Ok(Outcome::Done)
 }

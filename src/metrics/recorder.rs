@@ -120,6 +120,18 @@ impl Recorder {
         Summary::of(&self)
     }
 
+    /// TTFT, TPOT, ITL and E2E latency at a percentile, in milliseconds; of answered requests.
+    pub fn latencies_at(&self, percent: f64) -> [Option<f64>; 4] {
+        let Latencies { ttft, tpot, itl, e2el, .. } = &self.latencies;
+        [ttft, tpot, itl, e2el].map(|values| Some(values.figures(&[percent])?.percentiles[0] / 1e6))
+    }
+
+    /// Their means.
+    pub fn mean_latencies(&self) -> [Option<f64>; 4] {
+        let Latencies { ttft, tpot, itl, e2el, .. } = &self.latencies;
+        [ttft, tpot, itl, e2el].map(|values| Some(values.figures(&[])?.mean / 1e6))
+    }
+
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
     }

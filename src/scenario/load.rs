@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use include_dir::{Dir, include_dir};
 use serde_json::Value as Json;
 
-use super::diagnostic::{Diagnostic, Diagnostics, Sources};
+use super::diagnostic::{Diagnostic, Diagnostics, SourceId, Sources};
 use super::document::{self, Table};
+use super::overrides::Assignment;
 use super::raw::RawScenario;
 use super::registry::Registry;
 use super::validate::CustomSettings;
@@ -141,61 +142,154 @@ pub fn load_with(
     files: &dyn ReadFile,
     registry: &Registry,
 ) -> Result<Scenario, Diagnostics> {
-    let mut sources = Sources::default();
-    let mut errors = Vec::new();
-    let (mut table, file, folder) = match source {
-        Source::Flags => (Table::default(), None, PathBuf::new()),
-        Source::File { path, text } => {
-            let name = path.display().to_string();
-            let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-            match std::str::from_utf8(text) {
-                Ok(text) => {
-                    let id = sources.add(name, text);
-                    let (table, problems) = document::parse(id, sources.text(id));
-                    errors.extend(problems);
-                    (table, Some(id), folder)
-                }
-                Err(error) => return Err(not_text(name, text, error)),
-            }
-        }
-    };
+    let (mut template, mut errors) = Template::parse(source, registry)?;
     let readable = errors.is_empty();
-    overrides::apply(&mut table, file, overrides, registry, &mut sources, &mut errors);
-    let taken = shape::check(&mut table, registry.schema(), &mut errors);
-    // What a broken text seems to say is no basis for more: the rest would report what the parser
-    // lost as missing.
+    template.override_with(overrides, &mut errors);
     if !readable {
-        return Err(Diagnostics::new(sources, errors));
+        // What a broken text seems to say is no basis for more: the rest would report what the
+        // parser lost as missing.
+        shape::check(&mut template.table, registry.schema(), &mut errors);
+        return Err(Diagnostics::new(template.sources, errors));
     }
-    let mut json = table.to_json();
-    let custom = take_custom_settings(&mut json, registry);
-    let raw = match serde_json::from_value::<RawScenario>(json) {
-        Ok(raw) => raw,
-        Err(error) => {
-            // The schema check takes out all that the structs refuse, unless the two disagree.
-            errors.push(Diagnostic::new(format!("the scenario cannot be read: {error}")));
-            return Err(Diagnostics::new(sources, errors));
+    template.finish(errors, files)
+}
+
+/// A scenario that has been read and not yet checked: what a sweep completes with the values of
+/// each of its points.
+#[derive(Clone, Debug)]
+pub struct Template {
+    sources: Sources,
+    table: Table,
+    /// The scenario file, if there is one.
+    file: Option<SourceId>,
+    /// What paths in a text are relative to; the working directory for those that are not listed.
+    folders: Vec<(SourceId, PathBuf)>,
+    registry: Registry,
+}
+
+impl Template {
+    /// Reads `source`; what is wrong with its syntax comes back beside what could be read.
+    fn parse(source: &Source, registry: &Registry) -> Result<(Self, Vec<Diagnostic>), Diagnostics> {
+        let mut template = Self {
+            sources: Sources::default(),
+            table: Table::default(),
+            file: None,
+            folders: Vec::new(),
+            registry: registry.clone(),
+        };
+        let mut errors = Vec::new();
+        if let Source::File { path, text } = source {
+            let (id, table, problems) = template.add_text(path, text)?;
+            template.table = table;
+            template.file = Some(id);
+            errors = problems;
         }
-    };
-    let context = validate::Context {
-        table: &table,
-        taken: &taken,
-        file,
-        folder: &folder,
-        files,
-        registry,
-        sources: &mut sources,
-        errors: &mut errors,
-    };
-    match validate::scenario(raw, custom, context) {
-        Some(scenario) if errors.is_empty() => Ok(scenario),
-        Some(_) => Err(Diagnostics::new(sources, errors)),
-        None => {
-            debug_assert!(!errors.is_empty(), "a scenario is refused with a reason");
-            if errors.is_empty() {
-                errors.push(Diagnostic::new("the scenario is incomplete"));
+        Ok((template, errors))
+    }
+
+    /// Reads `source`, all of which must be TOML.
+    pub fn read(source: &Source, registry: &Registry) -> Result<Self, Diagnostics> {
+        match Self::parse(source, registry)? {
+            (template, errors) if errors.is_empty() => Ok(template),
+            (template, errors) => Err(Diagnostics::new(template.sources, errors)),
+        }
+    }
+
+    /// Adds a text that diagnostics can point into and that paths can be relative to, and parses
+    /// it.
+    pub fn add_text(
+        &mut self,
+        path: &Path,
+        text: &[u8],
+    ) -> Result<(SourceId, Table, Vec<Diagnostic>), Diagnostics> {
+        let name = path.display().to_string();
+        let text = std::str::from_utf8(text).map_err(|error| not_text(&name, text, error))?;
+        let id = self.sources.add(name, text);
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        self.folders.push((id, folder));
+        let (table, problems) = document::parse(id, text);
+        Ok((id, table, problems))
+    }
+
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// The engines that the scenario may name.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The keys and values so far.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The node at a dotted path, if it is written.
+    pub fn find(&self, path: &str) -> Option<&document::Node> {
+        self.table.find(path)
+    }
+
+    /// Flags replace keys.
+    pub fn override_with(&mut self, overrides: &[Override], errors: &mut Vec<Diagnostic>) {
+        let files: Vec<SourceId> = self.folders.iter().map(|(id, _)| *id).collect();
+        let Self { table, registry, sources, .. } = self;
+        overrides::apply(table, &files, overrides, registry, sources, errors);
+    }
+
+    /// Values of other texts replace keys.
+    pub fn assign(&mut self, assignments: &[Assignment], errors: &mut Vec<Diagnostic>) {
+        overrides::assign_all(&mut self.table, assignments, &self.registry, errors);
+    }
+
+    /// The scenario with `assignments` put in.
+    pub fn with(
+        &self,
+        assignments: &[Assignment],
+        files: &dyn ReadFile,
+    ) -> Result<Scenario, Diagnostics> {
+        let mut template = self.clone();
+        let mut errors = Vec::new();
+        template.assign(assignments, &mut errors);
+        template.finish(errors, files)
+    }
+
+    fn finish(
+        mut self,
+        mut errors: Vec<Diagnostic>,
+        files: &dyn ReadFile,
+    ) -> Result<Scenario, Diagnostics> {
+        let taken = shape::check(&mut self.table, self.registry.schema(), &mut errors);
+        let mut json = self.table.to_json();
+        let custom = take_custom_settings(&mut json, &self.registry);
+        let raw = match serde_json::from_value::<RawScenario>(json) {
+            Ok(raw) => raw,
+            Err(error) => {
+                // The schema check takes out all that the structs refuse, unless the two disagree.
+                errors.push(Diagnostic::new(format!("the scenario cannot be read: {error}")));
+                return Err(Diagnostics::new(self.sources, errors));
             }
-            Err(Diagnostics::new(sources, errors))
+        };
+        let context = validate::Context {
+            table: &self.table,
+            taken: &taken,
+            file: self.file,
+            folders: &self.folders,
+            files,
+            registry: &self.registry,
+            sources: &mut self.sources,
+            errors: &mut errors,
+        };
+        match validate::scenario(raw, custom, context) {
+            Some(scenario) if errors.is_empty() => Ok(scenario),
+            Some(_) => Err(Diagnostics::new(self.sources, errors)),
+            None => {
+                debug_assert!(!errors.is_empty(), "a scenario is refused with a reason");
+                if errors.is_empty() {
+                    errors.push(Diagnostic::new("the scenario is incomplete"));
+                }
+                Err(Diagnostics::new(self.sources, errors))
+            }
         }
     }
 }
@@ -209,7 +303,7 @@ fn take_custom_settings(json: &mut Json, registry: &Registry) -> CustomSettings 
     names.filter_map(|name| Some((name.to_owned(), engine.shift_remove(name)?))).collect()
 }
 
-fn not_text(name: String, bytes: &[u8], error: std::str::Utf8Error) -> Diagnostics {
+fn not_text(name: &str, bytes: &[u8], error: std::str::Utf8Error) -> Diagnostics {
     let at = error.valid_up_to();
     let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
     Diagnostics::without_place(

@@ -45,6 +45,16 @@ impl Override {
         }
     }
 
+    /// The dotted key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// As on the command line.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// A named flag with a value, such as `--tp 4`.
     pub fn flag(flag: &str, key: &str, value: &str) -> Self {
         Self {
@@ -179,10 +189,11 @@ const SHARED: &[(&str, &[(EngineFamily, &str)])] = &[
 
 const ANY_FAMILY: &str = "engine.*.";
 
-/// Applies the flags in order; the last one for a key wins.
+/// Applies the flags in order; the last one for a key wins. What a flag excludes goes if it comes
+/// from one of `files`: two flags that exclude each other are the user's to sort out.
 pub fn apply(
     table: &mut Table,
-    file: Option<SourceId>,
+    files: &[SourceId],
     overrides: &[Override],
     registry: &Registry,
     sources: &mut Sources,
@@ -193,13 +204,13 @@ pub fn apply(
         overrides.iter().partition(|flag| flag.key == "engine.name");
     for flag in names.into_iter().chain(rest) {
         let source = sources.add("command line", flag.text.as_str());
-        apply_one(table, file, flag, registry, source, errors);
+        apply_one(table, files, flag, registry, source, errors);
     }
 }
 
 fn apply_one(
     table: &mut Table,
-    file: Option<SourceId>,
+    files: &[SourceId],
     flag: &Override,
     registry: &Registry,
     source: SourceId,
@@ -214,7 +225,13 @@ fn apply_one(
         );
         return;
     }
-    let Some(key) = family_key(table, flag, registry, &whole, errors) else { return };
+    let key = match family_key(table, &flag.key, registry, &whole) {
+        Ok(key) => key,
+        Err(problem) => {
+            errors.extend(problem.map(|problem| *problem));
+            return;
+        }
+    };
     let parts: Vec<&str> = key.split('.').map(str::trim).collect();
     // No key of a scenario lies deeper than four tables.
     if parts.len() > 8 || parts.iter().any(|part| part.is_empty()) {
@@ -237,7 +254,6 @@ fn apply_one(
         }
     };
 
-    drop_excluded(table, file, &parts, &value, registry);
     let key_span = |index: usize| match flag.key_at {
         None => Span::new(source, 0..flag.text.split(' ').next().map_or(0, str::len)),
         Some(at) => {
@@ -246,13 +262,29 @@ fn apply_one(
             Span::new(source, at + before..at + before + length)
         }
     };
+    let node = Node { key_span: key_span(parts.len() - 1), span: value_span, value };
+    let droppable = |node: &Node| files.contains(&node.key_span.source);
+    assign(table, &parts, node, &key_span, &droppable, registry);
+}
+
+/// Puts `node` at a path, making the tables on the way, and drops what it excludes as far as
+/// `droppable` lets it.
+fn assign(
+    table: &mut Table,
+    parts: &[&str],
+    node: Node,
+    key_span: &dyn Fn(usize) -> Span,
+    droppable: &dyn Fn(&Node) -> bool,
+    registry: &Registry,
+) {
+    drop_excluded(table, droppable, parts, &node.value, registry);
     let last = parts.len() - 1;
     let mut here = table;
     for (index, part) in parts[..last].iter().enumerate() {
         if !matches!(here.get(part), Some(Node { value: Value::Table(_), .. })) {
             let node = Node {
                 key_span: key_span(index),
-                span: value_span.clone(),
+                span: node.span.clone(),
                 value: Value::Table(Table::default()),
             };
             here.insert(part, node);
@@ -262,30 +294,71 @@ fn apply_one(
             _ => unreachable!("a table was put there"),
         };
     }
-    here.insert(parts[last], Node { key_span: key_span(last), span: value_span, value });
+    here.insert(parts[last], node);
 }
 
-/// The key with `engine.*` resolved; `None` if the engine has nothing of the kind.
+/// A key with the value that it takes, both with their places: one choice of a sweep.
+pub type Assignment = (String, Node);
+
+/// Puts the values of a sweep's point into its base. What they exclude goes, except what another
+/// of them says; a table as a value sets each of its keys.
+pub fn assign_all(
+    table: &mut Table,
+    assignments: &[Assignment],
+    registry: &Registry,
+    errors: &mut Vec<Diagnostic>,
+) {
+    fn leaves<'a>(path: String, node: &'a Node, out: &mut Vec<(String, &'a Node)>) {
+        match &node.value {
+            Value::Table(table) => {
+                for (key, node) in &table.entries {
+                    leaves(format!("{path}.{key}"), node, out);
+                }
+            }
+            _ => out.push((path, node)),
+        }
+    }
+    let mut given = Vec::new();
+    for (path, node) in assignments {
+        leaves(path.clone(), node, &mut given);
+    }
+    let own: Vec<Span> = given.iter().map(|(_, node)| node.key_span.clone()).collect();
+    let droppable = |node: &Node| !own.contains(&node.key_span);
+    // As with flags, the engine comes first.
+    given.sort_by_key(|(path, _)| path != "engine.name");
+    for (path, node) in given {
+        match family_key(table, &path, registry, &node.key_span) {
+            Ok(key) => {
+                let parts: Vec<&str> = key.split('.').collect();
+                let key_span = |_| node.key_span.clone();
+                assign(table, &parts, node.clone(), &key_span, &droppable, registry);
+            }
+            Err(problem) => errors.extend(problem.map(|problem| *problem)),
+        }
+    }
+}
+
+/// The key with `engine.*` resolved; an error if the engine has nothing of the kind, without a
+/// message where another one says why.
 fn family_key(
     table: &Table,
-    flag: &Override,
+    key: &str,
     registry: &Registry,
     whole: &Span,
-    errors: &mut Vec<Diagnostic>,
-) -> Option<String> {
-    let Some(setting) = flag.key.strip_prefix(ANY_FAMILY) else { return Some(flag.key.clone()) };
+) -> Result<String, Option<Box<Diagnostic>>> {
+    let Some(setting) = key.strip_prefix(ANY_FAMILY) else { return Ok(key.to_owned()) };
     let name = table.find("engine.name");
     // A missing or unknown engine is reported by itself.
-    let engine = match &name?.value {
-        Value::String(name) => registry.find(name).ok()?,
-        _ => return None,
+    let engine = match name.map(|name| &name.value) {
+        Some(Value::String(name)) => registry.find(name).map_err(|_| None)?,
+        _ => return Err(None),
     };
     let family = engine.family();
     let Some((_, names)) = SHARED.iter().find(|(shared, _)| *shared == setting) else {
-        return Some(format!("engine.{family}.{setting}"));
+        return Ok(format!("engine.{family}.{setting}"));
     };
     if let Some((_, own)) = names.iter().find(|(of, _)| *of == family) {
-        return Some(format!("engine.{family}.{own}"));
+        return Ok(format!("engine.{family}.{own}"));
     }
     let mut problem = Diagnostic::new(format!("{engine} has no setting `{setting}`"))
         .at(whole.clone(), format!("not for the {family} engines"));
@@ -293,8 +366,17 @@ fn family_key(
         problem = problem.because(node.span.clone(), "the engine");
     }
     let families: Vec<&str> = names.iter().map(|(family, _)| family.name()).collect();
-    errors.push(problem.help(format!("leave it out; it is for {}", families.join(", "))));
-    None
+    let problem = problem.help(format!("leave it out; it is for {}", families.join(", ")));
+    Err(Some(Box::new(problem)))
+}
+
+/// What `engine.*.NAME` may be: each name with the key that it stands for in one of the families,
+/// whose type and bounds it shares with the others.
+pub fn shared_settings() -> impl Iterator<Item = (String, String)> {
+    SHARED.iter().map(|(name, names)| {
+        let (family, own) = names[0];
+        (format!("{ANY_FAMILY}{name}"), format!("engine.{family}.{own}"))
+    })
 }
 
 /// TOML where it looks like TOML, else the text itself: a shell eats quotes, and nobody should
@@ -323,15 +405,13 @@ fn value(
 
 fn drop_excluded(
     table: &mut Table,
-    file: Option<SourceId>,
+    droppable: &dyn Fn(&Node) -> bool,
     parts: &[&str],
     value: &Value,
     registry: &Registry,
 ) {
     let path = parts.join(".");
-    let from_file = |table: &Table, path: &str| {
-        table.find(path).is_some_and(|node| Some(node.key_span.source) == file)
-    };
+    let may_drop = |table: &Table, path: &str| table.find(path).is_some_and(droppable);
     // A table that is set whole sets the keys in it.
     let sets = |key: &str| {
         let below = |long: &str, short: &str| {
@@ -351,7 +431,7 @@ fn drop_excluded(
     for (set, others) in EXCLUSIVE.iter().filter(|(set, _)| sets(set)) {
         debug_assert!(schema::at_path(registry.schema(), set).is_some(), "{set} is no key");
         for other in *others {
-            if from_file(table, other) {
+            if may_drop(table, other) {
                 table.remove_path(other);
             }
         }
@@ -359,7 +439,7 @@ fn drop_excluded(
     for group in ONE_OF {
         for set in group.iter().filter(|key| sets(key)) {
             for other in group.iter().filter(|other| *other != set) {
-                if from_file(table, other) {
+                if may_drop(table, other) {
                     table.remove_path(other);
                 }
             }
@@ -372,7 +452,7 @@ fn drop_excluded(
         let tables = foreign_tables(engine, registry).into_iter().map(|(table, _)| table);
         let settings = absent_settings(engine, registry).into_iter().map(|(setting, _)| setting);
         for path in tables.chain(settings) {
-            if from_file(table, &path) {
+            if may_drop(table, &path) {
                 table.remove_path(&path);
             }
         }

@@ -79,7 +79,7 @@ fn tidy(schema: &mut Value) {
 }
 
 /// The schema of the key at a dotted path.
-pub(super) fn at_path<'a>(schema: &'a Value, path: &str) -> Option<&'a Value> {
+pub fn at_path<'a>(schema: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(schema, |schema, key| {
         // Tables under names of the user's own have a schema in common.
         let named = || schema.get("additionalProperties").filter(|schema| schema.is_object());

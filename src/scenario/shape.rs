@@ -42,6 +42,18 @@ pub fn check(table: &mut Table, schema: &Json, errors: &mut Vec<Diagnostic>) -> 
     check.taken
 }
 
+/// What is wrong with `node` as the value of the key at a dotted path of the scenario; keys of
+/// tables included. `root` is the schema of the whole file.
+pub fn check_value(node: &Node, root: &Json, path: &str) -> Vec<Diagnostic> {
+    let mut errors = Vec::new();
+    if let Some(schema) = schema::at_path(root, path) {
+        let mut check = Check { root, errors: &mut errors, taken: TakenOut::default() };
+        let key = path.rsplit('.').next().unwrap_or(path);
+        check.node(&mut node.clone(), schema, path, key);
+    }
+    errors
+}
+
 struct Check<'a> {
     /// Of the whole file.
     root: &'a Json,

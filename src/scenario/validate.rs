@@ -6,7 +6,7 @@ pub mod engine;
 pub mod workload;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -26,8 +26,8 @@ pub struct Context<'a> {
     pub taken: &'a TakenOut,
     /// The scenario file; `None` where there are only flags.
     pub file: Option<SourceId>,
-    /// Paths in the file are relative to this.
-    pub folder: &'a Path,
+    /// What paths in a text are relative to; the working directory for those that are not listed.
+    pub folders: &'a [(SourceId, PathBuf)],
     pub files: &'a dyn ReadFile,
     /// The engines that the scenario may name.
     pub registry: &'a Registry,
@@ -116,8 +116,8 @@ impl Context<'_> {
         value
     }
 
-    /// Reads the file that the value at `path` names: relative to the scenario file if that is
-    /// where it is written, to the working directory if it comes from a flag.
+    /// Reads the file that the value at `path` names: relative to the text in which it is written,
+    /// to the working directory if it comes from a flag.
     fn read(&self, path: &str, name: &str) -> (PathBuf, io::Result<Vec<u8>>) {
         let full = self.path(path, name);
         let bytes = self.files.read(&full);
@@ -125,8 +125,9 @@ impl Context<'_> {
     }
 
     fn path(&self, path: &str, name: &str) -> PathBuf {
-        let from_file = self.node(path).is_some_and(|node| Some(node.span.source) == self.file);
-        if from_file { self.folder.join(name) } else { PathBuf::from(name) }
+        let source = self.node(path).map(|node| node.span.source);
+        let folder = self.folders.iter().find(|(id, _)| Some(*id) == source);
+        folder.map_or_else(|| PathBuf::from(name), |(_, folder)| folder.join(name))
     }
 }
 
