@@ -32,6 +32,9 @@ pub(super) struct Sequence {
     pub limit: u32,
     /// Output tokens that the client allows, cut to what `max_model_len` leaves.
     pub max_output: u32,
+    /// It ends of its own accord. The end token is looked for before the limit
+    /// (v1/core/sched/utils.py, `check_stop`), so this holds where both fall on one token.
+    pub stops: bool,
     /// Tokens whose KV is computed or handed to a step; in phase `Decode` the lockstep knows.
     pub computed: u32,
     /// Output tokens sampled; of those in phase `Decode` or `Leaving` only the ones before `joined`.
@@ -66,6 +69,7 @@ impl Sequence {
             prompt,
             limit: max_output.min(spec.stop_at).max(1),
             max_output,
+            stops: spec.stop_at <= max_output,
             order: NEVER,
             scheduled_turn: NEVER,
             priority: spec.priority,

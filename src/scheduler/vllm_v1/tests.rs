@@ -325,6 +325,7 @@ proptest! {
                 }
                 Outcome::Ended(FinishReason::Length) => {
                     prop_assert_eq!(record.output_tokens, most);
+                    prop_assert!(most < spec.stop_at, "the end token is looked for first");
                 }
                 Outcome::Ended(FinishReason::Refused) => {
                     prop_assert!(spec.prompt_tokens >= case.config.max_model_len);

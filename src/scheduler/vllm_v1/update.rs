@@ -92,8 +92,7 @@ impl VllmV1 {
     fn finish(&mut self, member: Member) -> FinishReason {
         let (_, id) = member;
         let seq = &mut self.seqs[id.index()];
-        let reason =
-            if seq.limit < seq.max_output { FinishReason::Stop } else { FinishReason::Length };
+        let reason = if seq.stops { FinishReason::Stop } else { FinishReason::Length };
         if seq.is_running() {
             let computed = seq.final_computed();
             self.kv.register(&mut seq.table, self.kv.full_blocks(computed));
