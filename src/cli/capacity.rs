@@ -70,8 +70,13 @@ fn one(args: &CapacityArgs, registry: &Registry) -> Result<Outcome, Failure> {
     };
     match args.format {
         Format::Table => {
-            let text =
-                capacity_table::render(&scenario.name, &objective, &found, output::stdout_style());
+            let text = capacity_table::render(
+                &scenario.name,
+                &objective,
+                &found,
+                &scenario.notes,
+                output::stdout_style(),
+            );
             output::print(text.as_bytes())?;
         }
         Format::Json => output::print(&json::pretty(&object!({
@@ -116,6 +121,7 @@ fn cheapest(args: &CapacityArgs, registry: &Registry) -> Result<Outcome, Failure
                 &objective,
                 (over, wanted),
                 &offers,
+                &scenario.notes,
                 output::stdout_style(),
             );
             output::print(text.as_bytes())?;

@@ -15,8 +15,22 @@ fn amount(over: SearchedLoad, load: f64) -> String {
     }
 }
 
-/// One deployment.
-pub fn render(name: &str, objective: &Objective, found: &Capacity, style: Style) -> String {
+/// Rows of offers that are printed.
+const MOST_OFFERS: usize = 20;
+
+fn assumptions(notes: &[String], style: Style) -> String {
+    let note = |note: &String| format!("{}\n", style.dim(&format!("note: {note}")));
+    notes.iter().filter(|note| !note.starts_with("no load given")).map(note).collect()
+}
+
+/// One deployment; `notes` are the scenario's assumptions.
+pub fn render(
+    name: &str,
+    objective: &Objective,
+    found: &Capacity,
+    notes: &[String],
+    style: Style,
+) -> String {
     let mut text = format!("{}\nobjective: {objective}\n\n", style.bold(name));
     let unit = found.over.unit();
     match (&found.at, found.load) {
@@ -53,6 +67,7 @@ pub fn render(name: &str, objective: &Objective, found: &Capacity, style: Style)
     }
     text.push_str(&format!("{}\n", found.bound.explain()));
     text.push_str(&style.dim(&format!("{} trials with the same random numbers\n", found.trials)));
+    text.push_str(&assumptions(notes, style));
     text
 }
 
@@ -104,6 +119,7 @@ pub fn render_offers(
     objective: &Objective,
     (over, wanted): (SearchedLoad, Option<f64>),
     offers: &[Offer],
+    notes: &[String],
     style: Style,
 ) -> String {
     let mut text = format!("{}\nobjective: {objective}\n", style.bold(title));
@@ -142,7 +158,8 @@ pub fn render_offers(
     }
     columns.extend([("usd", "USD/1M out"), ("bound", "bound"), ("why", "what breaks first")]);
     let mut listing = Listing::new(&columns);
-    for offer in fit {
+    let more = fit.len().saturating_sub(MOST_OFFERS);
+    for offer in fit.into_iter().take(MOST_OFFERS) {
         let figure = |value: Option<f64>| -> Value {
             value.map_or(Value::Null, |value| number(value, 4).into())
         };
@@ -165,6 +182,9 @@ pub fn render_offers(
     if !listing.is_empty() {
         text.push_str(&listing.to_table());
     }
+    if more > 0 {
+        text.push_str(&format!("... and {more} more (--format csv)\n"));
+    }
     if !unfit.is_empty() {
         text.push_str(&format!("\n{} others are none:\n", unfit.len()));
         for offer in unfit {
@@ -176,6 +196,7 @@ pub fn render_offers(
         "note: the copies of a machine, and the machines, are taken to share the load evenly; of \
          instances with the same GPUs only the cheapest is shown\n",
     ));
+    text.push_str(&assumptions(notes, style));
     text
 }
 

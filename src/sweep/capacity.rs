@@ -42,6 +42,8 @@ impl SearchedLoad {
 const PRECISION: f64 = 0.01;
 /// The lightest load that is tried, as a share of what the deployment can serve at all.
 const LIGHTEST: f64 = 0.01;
+/// The heaviest load that is tried, likewise: beyond, arrivals end before a queue can show.
+const FASTEST: f64 = 4.0;
 /// More clients than this are not tried.
 const MOST_CLIENTS: u64 = 16_384;
 
@@ -115,6 +117,16 @@ impl Search<'_> {
             if met.is_none() {
                 return (None, broken);
             }
+        }
+        // A burst ends with batches that empty, so that a steady flow can be served faster.
+        while broken.is_none() && high < most * FASTEST {
+            self.narrow(high, (&mut low, &mut high), (&mut met, &mut broken));
+            if broken.is_none() {
+                high *= 1.3;
+            }
+        }
+        if broken.is_none() {
+            return (met, None);
         }
         while high / low > 1.0 + PRECISION {
             // Halves what is left of the ratio, for low ends that lie far apart.
