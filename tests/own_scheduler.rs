@@ -93,6 +93,29 @@ fn the_mean_time_to_first_token_falls_on_a_mixed_workload() {
     assert_eq!(ours.completed.get(), fcfs.completed.get());
 }
 
+/// One line of the table in docs/own-scheduler.md: times to first token in seconds.
+fn line(label: &str, set: &[String]) -> String {
+    let ttft = run(set).ttft_ms;
+    let seconds = |ms: Option<f64>| ms.expect("requests were served") / 1e3;
+    let [mean, median, p99, max] = [ttft.mean, ttft.median, ttft.p99, ttft.max].map(seconds);
+    format!("| {label} | {mean:.1} | {median:.1} | {p99:.1} | {max:.1} |")
+}
+
+#[test]
+fn the_walk_through_shows_what_the_runs_give() {
+    let page = include_str!("../docs/own-scheduler.md");
+    let overload = |age| run(&[rate(3.5), max_age(age)]).ttft_ms.mean.expect("served") / 1e3;
+    let expected = [
+        line("`--engine vllm-0.13`", &["engine.name=vllm-0.13".into()]),
+        line("ours, `max-age = \"0s\"` (first come, first served)", &[max_age("0s")]),
+        line("ours, `max-age = \"5s\"`", &[max_age("5s")]),
+        line("ours, `max-age = \"10s\"`", &[]),
+        format!("{:.1} s with it and {:.1} s", overload("10s"), overload("1h")),
+    ];
+    let missing: Vec<_> = expected.iter().filter(|line| !page.contains(line.as_str())).collect();
+    assert!(missing.is_empty(), "docs/own-scheduler.md should say\n{missing:#?}");
+}
+
 #[test]
 fn nobody_is_passed_over_after_the_age_limit_and_without_it_somebody_is() {
     let age = SimDuration::from_secs(10);
