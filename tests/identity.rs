@@ -9,6 +9,7 @@ use std::process::Command;
 use rayon::prelude::*;
 
 use servesim::deploy::{DeployError, Deployment};
+use servesim::engine_name::EngineName;
 use servesim::metrics::Recorder;
 use servesim::report::RequestsCsv;
 use servesim::report::plot_data::timeline_rows;
@@ -79,20 +80,9 @@ fn every_embedded_scenario_writes_the_same_with_and_without_the_jump() {
 
 #[test]
 fn every_engine_writes_the_same_with_and_without_the_jump() {
-    let engines = [
-        "tgis-2023",
-        "tgis-2024",
-        "tgi-v2",
-        "tgi-v3",
-        "vllm-0.2.7",
-        "vllm-0.4.2",
-        "vllm-0.13",
-        "vllm-0.32",
-        "static",
-    ];
     let loads = ["workload.closed-loop.clients=40", "workload.poisson.request-rate=3"];
     let source = scenario::embedded(scenario::DEFAULT_SCENARIO).expect("the default is embedded");
-    engines.par_iter().for_each(|engine| {
+    EngineName::ALL.par_iter().for_each(|engine| {
         for load in loads {
             let name = format!("engine.name={engine}");
             let scenario = shortened(&source, &[&name, load]);

@@ -7,9 +7,7 @@ use std::process::Command;
 use libloading::{Library, Symbol};
 use servesim::calibrate::device::kernels::check::{self, Checked};
 use servesim::calibrate::device::kernels::work::{self, Setup};
-use servesim::calibrate::device::kernels::{
-    Argument, Buffer, Launch, MAX_SHARED, Runner, RunnerError,
-};
+use servesim::calibrate::device::kernels::{Buffer, Launch, MAX_SHARED, Runner, RunnerError};
 use servesim::calibrate::device::{Effort, Probe, StreamKind, probe};
 use servesim::calibrate::table::Operator;
 
@@ -104,16 +102,7 @@ impl Runner for HostRunner {
     fn launch(&self, launch: &Launch) -> Result<(), RunnerError> {
         assert!(launch.shared <= MAX_SHARED, "{launch:?}");
         assert!(launch.grid[1] < 65_536 && launch.grid[2] < 65_536, "{launch:?}");
-        let values: Vec<u64> = launch
-            .arguments
-            .iter()
-            .map(|argument| match *argument {
-                Argument::Address(value) | Argument::U64(value) => value,
-                Argument::U32(value) => value.into(),
-                Argument::I32(value) => u64::from(value as u32),
-                Argument::F32(value) => value.to_bits().into(),
-            })
-            .collect();
+        let values: Vec<u64> = launch.arguments.iter().map(|argument| argument.word()).collect();
         let pointers: Vec<*const c_void> =
             values.iter().map(|value| std::ptr::from_ref(value).cast()).collect();
         let name = CString::new(launch.kernel).unwrap();

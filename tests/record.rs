@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use servesim::engine_name::EngineName;
 
 fn servesim(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_servesim")).args(args).output().expect("the program starts")
@@ -28,22 +29,10 @@ fn record(engine: &str, out: &Path) -> Output {
     ])
 }
 
-const ENGINES: [&str; 9] = [
-    "tgis-2023",
-    "tgis-2024",
-    "tgi-v2",
-    "tgi-v3",
-    "vllm-0.2.7",
-    "vllm-0.4.2",
-    "vllm-0.13",
-    "vllm-0.32",
-    "static",
-];
-
 #[test]
 fn a_recorded_scenario_of_every_engine_is_reproduced_step_by_step() {
     let folder = tempfile::tempdir().expect("a folder");
-    for engine in ENGINES {
+    for engine in EngineName::ALL.iter().map(|engine| engine.name()) {
         let file = folder.path().join(format!("{engine}.json"));
         let recorded = record(engine, &file);
         assert!(recorded.status.success(), "{engine}: {recorded:?}");
@@ -53,7 +42,7 @@ fn a_recorded_scenario_of_every_engine_is_reproduced_step_by_step() {
         assert!(verdict.steps > 100, "{engine}: {} steps", verdict.steps);
     }
     let names: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").collect();
-    assert_eq!(names.len(), ENGINES.len(), "nothing else is left behind");
+    assert_eq!(names.len(), EngineName::ALL.len(), "nothing else is left behind");
 }
 
 #[test]

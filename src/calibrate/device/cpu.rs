@@ -33,7 +33,12 @@ pub struct Cpu {
 impl Cpu {
     /// `threads` of those that the process may use; all without a number.
     pub fn open(threads: Option<usize>) -> Result<Self, DeviceError> {
-        let machine = machine::Machine::look();
+        let machine = machine::Machine::look().ok_or_else(|| {
+            DeviceError::new(
+                "the system does not say how much memory there is (/proc/meminfo)",
+                "calibrate on Linux with /proc mounted, or use --from-tables",
+            )
+        })?;
         let all = machine.cpus.len();
         let threads = threads.unwrap_or(all);
         if threads == 0 || threads > all {

@@ -31,6 +31,18 @@ pub enum Argument {
     F32(f32),
 }
 
+impl Argument {
+    /// As a little-endian word, of which a kernel reads the low bytes that its parameter has.
+    pub fn word(&self) -> u64 {
+        match *self {
+            Self::Address(value) | Self::U64(value) => value,
+            Self::U32(value) => value.into(),
+            Self::I32(value) => u64::from(value as u32),
+            Self::F32(value) => value.to_bits().into(),
+        }
+    }
+}
+
 impl From<Buffer> for Argument {
     fn from(buffer: Buffer) -> Self {
         Self::Address(buffer.address)

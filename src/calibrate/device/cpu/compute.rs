@@ -378,7 +378,7 @@ pub fn argmax(row: &[f32]) -> usize {
         #[inline(always)]
         || {
             let top = row.iter().fold(f32::NEG_INFINITY, |top, &x| if x > top { x } else { top });
-            row.iter().position(|&x| x == top).unwrap_or(0)
+            row.iter().position(|&x| x == top).expect("a row holds numbers")
         },
     )
 }

@@ -15,30 +15,29 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn look() -> Self {
+    /// `None` where the system does not say how much memory there is: the probes are sized by it.
+    pub fn look() -> Option<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let of = |key: &str| {
             let line = cpuinfo.lines().find(|line| line.starts_with(key))?;
             line.split_once(':').map(|(_, value)| value.trim().to_owned())
         };
         let clock = of("cpu MHz").and_then(|mhz| mhz.parse::<f64>().ok()).unwrap_or(2000.0);
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let total = meminfo
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok()
-            })
-            .map_or(8 << 30, |kib: u64| kib << 10);
+        let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+        let kib: u64 = meminfo.lines().find_map(|line| {
+            line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok()
+        })?;
+        let total = kib << 10;
         let limit = fs::read_to_string("/sys/fs/cgroup/memory.max")
             .ok()
             .and_then(|text| text.trim().parse::<u64>().ok());
-        Self {
+        Some(Self {
             product: of("model name").unwrap_or_else(|| format!("{} CPU", std::env::consts::ARCH)),
             cpus: cpus(),
             clock_mhz: clock.round() as u32,
             memory_bytes: limit.map_or(total, |limit| limit.min(total)),
             cache_bytes: largest_cache().unwrap_or(32 << 20),
-        }
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::ffi::{CString, c_int, c_void};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use crate::calibrate::device::kernels::{Argument, Buffer, Launch, Runner, RunnerError};
+use crate::calibrate::device::kernels::{Buffer, Launch, Runner, RunnerError};
 use crate::calibrate::device::{DeviceError, Effort, Sample};
 
 macro_rules! ptx {
@@ -361,16 +361,8 @@ impl Runner for Driver {
         self.enter()?;
         let function = self.function(launch.kernel)?;
         // A kernel reads the low bytes that its parameter has.
-        let mut values: Vec<u64> = launch
-            .arguments
-            .iter()
-            .map(|argument| match *argument {
-                Argument::Address(value) | Argument::U64(value) => value,
-                Argument::U32(value) => value.into(),
-                Argument::I32(value) => u64::from(value as u32),
-                Argument::F32(value) => value.to_bits().into(),
-            })
-            .collect();
+        let mut values: Vec<u64> =
+            launch.arguments.iter().map(|argument| argument.word()).collect();
         let mut pointers: Vec<*mut c_void> =
             values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
         let [x, y, z] = launch.grid;
