@@ -8,7 +8,7 @@
 //! are worked through together: once at the end if there are few, in blocks if there are many.
 
 use super::histogram::{Histogram, bucket_of, middle_of};
-use super::quantile::Position;
+use super::quantile::{Position, Quantile};
 use crate::time::SimDuration;
 
 /// Entries up to which percentiles are exact. The gaps of all sequences that get a token in one step
@@ -178,11 +178,18 @@ impl Distribution {
 
     /// All figures at once; `None` without values.
     pub fn figures(&self, percents: &[f64]) -> Option<Figures> {
+        self.figures_by(Quantile::Linear, percents)
+    }
+
+    /// The same with percentiles by another rule.
+    pub fn figures_by(&self, quantile: Quantile, percents: &[f64]) -> Option<Figures> {
         let mut all = self.sketch.as_deref().cloned().unwrap_or_default();
         all.add(&self.values, &self.weights);
         let Sketch { moments, histogram } = all;
-        let positions: Vec<_> =
-            percents.iter().map(|&p| Position::of(p, moments.count)).collect::<Option<_>>()?;
+        let positions: Vec<_> = percents
+            .iter()
+            .map(|&p| Position::by(quantile, p, moments.count))
+            .collect::<Option<_>>()?;
         let mut ranks: Vec<_> = positions.iter().flat_map(|p| [p.low, p.high]).collect();
         ranks.sort_unstable();
         ranks.dedup();

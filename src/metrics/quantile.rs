@@ -1,6 +1,16 @@
 //! Percentiles as numpy computes them (`method="linear"`, the default), which vLLM's, aiperf's and
 //! pandas' figures are: the value at position `(n - 1) * p / 100` of the sorted list, with linear
-//! interpolation between neighbours.
+//! interpolation between neighbours. And as guidellm does: the first value at or below which at
+//! least the wanted share of the list lies.
+
+/// How a percentile is taken from a sorted list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantile {
+    #[default]
+    Linear,
+    /// A value of the list, without interpolation.
+    Step,
+}
 
 /// Where a percentile lies in a sorted list: between two positions, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +29,22 @@ impl Position {
         let low = (position.floor() as u64).min(last);
         let high = (low + 1).min(last);
         Some(Self { low, high, fraction: position - low as f64 })
+    }
+
+    /// The same by another rule.
+    pub fn by(quantile: Quantile, percent: f64, count: u64) -> Option<Self> {
+        match quantile {
+            Quantile::Linear => Self::of(percent, count),
+            Quantile::Step => {
+                let last = count.checked_sub(1)?;
+                // The share that a percent stands for is inexact: 0.9 x 10 values are 9 and not 10.
+                let wanted = percent.clamp(0.0, 100.0) * count as f64 / 100.0;
+                let nearest = wanted.round();
+                let wanted = if (wanted - nearest).abs() < 1e-9 { nearest } else { wanted.ceil() };
+                let rank = (wanted as u64).saturating_sub(1).min(last);
+                Some(Self { low: rank, high: rank, fraction: 0.0 })
+            }
+        }
     }
 
     /// Between the values at `low` and `high`; from the nearer end, as numpy does, so that the
@@ -53,6 +79,14 @@ mod tests {
             let got = percentile_of_sorted(&values, percent).unwrap();
             assert!((got - want).abs() < 1e-12, "p{percent}: {got}, numpy says {want}");
         }
+    }
+
+    #[test]
+    fn a_step_percentile_is_the_first_value_with_the_wanted_share_below() {
+        let rank = |percent, count| Position::by(Quantile::Step, percent, count).unwrap().low;
+        assert_eq!([50.0, 75.0, 90.0, 99.0].map(|p| rank(p, 8)), [3, 5, 7, 7]);
+        assert_eq!([0.1, 10.0, 90.0, 90.1, 100.0].map(|p| rank(p, 10)), [0, 0, 8, 9, 9]);
+        assert_eq!(Position::by(Quantile::Step, 50.0, 0), None);
     }
 
     #[test]

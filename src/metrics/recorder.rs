@@ -2,7 +2,7 @@
 
 use super::convention::Convention;
 use super::distribution::Distribution;
-use super::slo::{Slo, SloTally, divide, tpot};
+use super::slo::{Slo, SloTally, divide};
 use super::steps::StepTotals;
 use super::summary::Summary;
 use super::timeline::Timeline;
@@ -35,7 +35,10 @@ pub struct Measure {
 pub(super) struct Latencies {
     pub ttft: Distribution,
     pub tpot: Distribution,
+    /// Gaps between tokens, of all requests.
     pub itl: Distribution,
+    /// A request's mean gap, where the convention has that for the ITL.
+    pub mean_gap: Distribution,
     pub e2el: Distribution,
     pub normalized: Distribution,
     pub queue: Distribution,
@@ -56,6 +59,12 @@ pub(super) struct Tally {
     /// First arrival and last reply of the requests that have ended.
     pub first_arrival: Option<SimTime>,
     pub last_reply: Option<SimTime>,
+    /// The same of the answered ones.
+    pub first_answered: Option<SimTime>,
+    pub last_answer: Option<SimTime>,
+    /// The same of all, cut-off ones included.
+    pub first_sent: Option<SimTime>,
+    pub last_end: Option<SimTime>,
     pub by_deadline: ByDeadline,
     pub slo: SloTally,
 }
@@ -122,14 +131,28 @@ impl Recorder {
 
     /// TTFT, TPOT, ITL and E2E latency at a percentile, in milliseconds; of answered requests.
     pub fn latencies_at(&self, percent: f64) -> [Option<f64>; 4] {
-        let Latencies { ttft, tpot, itl, e2el, .. } = &self.latencies;
-        [ttft, tpot, itl, e2el].map(|values| Some(values.figures(&[percent])?.percentiles[0] / 1e6))
+        let quantile = self.measure.convention.quantile();
+        self.searched_latencies()
+            .map(|values| Some(values.figures_by(quantile, &[percent])?.percentiles[0] / 1e6))
     }
 
     /// Their means.
     pub fn mean_latencies(&self) -> [Option<f64>; 4] {
-        let Latencies { ttft, tpot, itl, e2el, .. } = &self.latencies;
-        [ttft, tpot, itl, e2el].map(|values| Some(values.figures(&[])?.mean / 1e6))
+        self.searched_latencies().map(|values| Some(values.figures(&[])?.mean / 1e6))
+    }
+
+    fn searched_latencies(&self) -> [&Distribution; 4] {
+        let Latencies { ttft, tpot, e2el, .. } = &self.latencies;
+        [ttft, tpot, self.itl(), e2el]
+    }
+
+    /// The inter-token latencies of the convention.
+    pub(super) const fn itl(&self) -> &Distribution {
+        if self.measure.convention.pools_gaps() {
+            &self.latencies.itl
+        } else {
+            &self.latencies.mean_gap
+        }
     }
 
     pub fn timeline(&self) -> &Timeline {
@@ -170,8 +193,11 @@ impl Recorder {
     }
 
     fn answer(&mut self, record: &RequestRecord) {
+        let in_time = self.before_deadline(record.ended);
+        let convention = self.measure.convention;
         let (tally, latencies) = (&mut self.tally, &mut self.latencies);
         tally.completed += 1;
+        stretch(&mut tally.first_answered, &mut tally.last_answer, record);
         tally.input_tokens += u64::from(record.prompt_tokens);
         tally.output_tokens += u64::from(record.output_tokens);
         tally.cached_tokens += u64::from(record.cached_tokens);
@@ -180,20 +206,31 @@ impl Recorder {
         if record.output_tokens > 0 {
             latencies.normalized.record(divide(e2e, record.output_tokens.into()), 1);
         }
-        if let Some(ttft) = record.ttft() {
-            latencies.ttft.record(ttft, 1);
-        }
-        if let Some(tpot) = tpot(record) {
-            latencies.tpot.record(tpot, 1);
+        if in_time || !convention.leaves_out_late_answers() {
+            if let Some(ttft) = record.ttft() {
+                latencies.ttft.record(ttft, 1);
+            }
+            if let Some((tpot, weight)) = convention.tpot(record) {
+                latencies.tpot.record(tpot, weight);
+            }
+            if let Some((gap, weight)) = convention.itl(record) {
+                latencies.mean_gap.record(gap, weight);
+            }
         }
         if let Some(queue) = record.queue() {
             latencies.queue.record(queue, 1);
         }
-        if self.before_deadline(record.ended) {
+        if in_time {
             self.tally.by_deadline.answered += 1;
             self.tally.by_deadline.answered_tokens += u64::from(record.output_tokens);
         }
     }
+}
+
+/// Widens the span from the first arrival to the last end by a request.
+fn stretch(first: &mut Option<SimTime>, last: &mut Option<SimTime>, record: &RequestRecord) {
+    *first = Some(first.map_or(record.arrival, |at| at.min(record.arrival)));
+    *last = Some(last.map_or(record.ended, |at| at.max(record.ended)));
 }
 
 impl Observer for Recorder {
@@ -274,14 +311,13 @@ impl Observer for Recorder {
         if first_token.is_some_and(|at| self.before_deadline(at)) {
             self.tally.by_deadline.prefilled += u64::from(record.prompt_tokens);
         }
+        stretch(&mut self.tally.first_sent, &mut self.tally.last_end, record);
         let Outcome::Ended(reason) = record.outcome else {
             self.tally.unfinished += 1;
             return;
         };
         let tally = &mut self.tally;
-        tally.first_arrival =
-            Some(tally.first_arrival.map_or(record.arrival, |t| t.min(record.arrival)));
-        tally.last_reply = Some(tally.last_reply.map_or(record.ended, |t| t.max(record.ended)));
+        stretch(&mut tally.first_arrival, &mut tally.last_reply, record);
         if let Some(slo) = &self.measure.slo {
             tally.slo.add(slo, record);
         }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::confidence::Interval;
 use super::distribution::{Distribution, Figures};
 use super::histogram::RELATIVE_ERROR;
+use super::quantile::Quantile;
 use super::recorder::{Recorder, Tally};
 use crate::request::FinishReason;
 
@@ -58,9 +59,9 @@ pub struct Stats {
 }
 
 impl Stats {
-    fn of(values: &Distribution) -> Self {
+    fn of(values: &Distribution, quantile: Quantile) -> Self {
         let to_ms = |ns: f64| ns / 1e6;
-        let figures = values.figures(&[50.0, 90.0, 95.0, 99.0]);
+        let figures = values.figures_by(quantile, &[50.0, 90.0, 95.0, 99.0]);
         let figure = |of: fn(&Figures) -> f64| figures.as_ref().map(of).map(to_ms);
         let approximate = values.is_approximate();
         Self {
@@ -186,6 +187,7 @@ impl Summary {
             let throughput = rate(n);
             measure.price.filter(|_| throughput > 0.0).map(|p| p.per_million_tokens(throughput))
         };
+        let stats = |values| Stats::of(values, measure.convention.quantile());
         let output_throughput = rate(counted.output_tokens);
         let busy_s = steps.busy().as_secs_f64();
         let available_s = end.as_secs_f64() * f64::from(measure.replicas.max(1));
@@ -209,12 +211,16 @@ impl Summary {
             output_throughput_answered: counted.answered_tokens.map(rate),
             request_throughput: rate(counted.requests),
             total_token_throughput: rate(counted.input_tokens + counted.output_tokens),
-            ttft_ms: Stats::of(&latencies.ttft),
-            tpot_ms: Stats::of(&latencies.tpot),
-            itl_ms: Stats::of(&latencies.itl),
-            e2el_ms: Stats::of(&latencies.e2el),
-            normalized_latency_ms: Stats::of(&latencies.normalized),
-            queue_ms: Stats::of(&latencies.queue),
+            ttft_ms: stats(&latencies.ttft),
+            tpot_ms: if measure.convention.has_tpot() {
+                stats(&latencies.tpot)
+            } else {
+                Stats::default()
+            },
+            itl_ms: stats(recorder.itl()),
+            e2el_ms: stats(&latencies.e2el),
+            normalized_latency_ms: stats(&latencies.normalized),
+            queue_ms: stats(&latencies.queue),
             batch_size: BatchSize {
                 mean: steps.mean_batch(),
                 max: Count::new(steps.max_batch.into()),

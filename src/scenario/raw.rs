@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use crate::engine_name::EngineName;
 use crate::hardware::PriceKind;
+use crate::metrics::Convention;
 use crate::model::{DtypeSetting, WeightFormat};
-use crate::named::named_enum;
 use crate::time::SimDuration;
 use crate::units::UsdPerHour;
 
@@ -103,17 +103,6 @@ pub struct RawEngine {
     pub static_batch: Option<StaticSettings>,
 }
 
-named_enum! {
-    /// The conventions of the file format, those to come included.
-    pub enum ConventionSetting as "convention" {
-        Vllm = "vllm",
-        RedHat2023 = "redhat-2023",
-        Guidellm = "guidellm",
-        LlmLoadTest = "llm-load-test",
-        Aiperf = "aiperf",
-    }
-}
-
 /// What the summary covers and whose definitions it follows.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -121,7 +110,7 @@ pub struct RawMeasure {
     /// Start of the run that the summary leaves out (default 0s).
     pub warm_up: Option<SimDuration>,
     /// Whose definitions of throughput and latency (default vllm).
-    pub convention: Option<ConventionSetting>,
+    pub convention: Option<Convention>,
     /// Targets that a request must meet; adds goodput and attainment to the summary.
     pub slo: Option<RawSlo>,
     /// Independent repetitions with consecutive seeds (default 1); above 1 the summary carries mean

@@ -81,7 +81,11 @@ pub fn under(scenario: &Scenario, over: SearchedLoad, load: f64) -> Scenario {
             workload.num_requests = Some(workload.num_requests.unwrap_or(0).max(REQUESTS));
             workload.duration = None;
             workload.drain = true;
-            if scenario.measure.convention == Convention::RedHat2023 {
+            // Those that divide by a configured duration, which there is not.
+            if matches!(
+                scenario.measure.convention,
+                Convention::RedHat2023 | Convention::LlmLoadTest
+            ) {
                 scenario.measure.convention = Convention::Vllm;
             }
             let length = REQUESTS.max(workload.num_requests.unwrap_or(0)) as f64 / load;

@@ -5,7 +5,7 @@ mod lengths;
 mod tenants;
 mod trace;
 
-use super::super::raw::{ConventionSetting, RawMeasure, RawWorkload};
+use super::super::raw::{RawMeasure, RawWorkload};
 use super::super::settings::SchedulingPolicy;
 use super::super::{ArrivalSpec, EffectiveSettings, MeasureSpec, SloSpec, WorkloadSpec};
 use super::Context;
@@ -117,23 +117,7 @@ pub(super) fn measure(
     workload: Option<&WorkloadSpec>,
     context: &mut Context<'_>,
 ) -> Option<MeasureSpec> {
-    let convention = match raw.convention.unwrap_or(ConventionSetting::Vllm) {
-        ConventionSetting::Vllm => Convention::Vllm,
-        ConventionSetting::RedHat2023 => Convention::RedHat2023,
-        other @ (ConventionSetting::Guidellm
-        | ConventionSetting::LlmLoadTest
-        | ConventionSetting::Aiperf) => {
-            let problem = context
-                .problem_at(
-                    "measure.convention",
-                    format!("the convention {other} is not built yet"),
-                    "to come",
-                )
-                .help("use \"vllm\" or \"redhat-2023\"");
-            context.report(problem);
-            return None;
-        }
-    };
+    let convention = raw.convention.unwrap_or_default();
     let duration = workload.and_then(|workload| workload.duration);
     if convention == Convention::RedHat2023 && workload.is_some() && duration.is_none() {
         let problem = context
