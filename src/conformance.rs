@@ -53,9 +53,9 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether our schedule is the recorded one, and sound.
+    /// Whether our schedule is the recorded one, sound, and the same when steps are jumped over.
     pub fn passes(&self) -> bool {
-        self.divergence.is_none() && self.broken.is_empty()
+        self.divergence.is_none() && self.broken.is_empty() && self.jumps_alike != Some(false)
     }
 }
 
@@ -118,4 +118,22 @@ fn number(value: &Value, key: &str) -> Result<u64, ConformanceError> {
         .get(key)
         .and_then(Value::as_u64)
         .ok_or_else(|| ConformanceError::Malformed(format!("{key} is not a whole number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_jumps_elsewhere_does_not_pass() {
+        let verdict = |jumps_alike| Verdict {
+            engine: "vllm-0.32".into(),
+            steps: 3,
+            divergence: None,
+            broken: Vec::new(),
+            jumps_alike,
+        };
+        assert!(verdict(None).passes() && verdict(Some(true)).passes());
+        assert!(!verdict(Some(false)).passes());
+    }
 }

@@ -12,6 +12,7 @@ pub mod gemm;
 pub mod host;
 pub mod profile;
 pub mod sourced;
+pub mod trust;
 pub mod weight_kernel;
 
 use crate::time::SimDuration;

@@ -14,7 +14,7 @@ use crate::engine::observer::Observer;
 use crate::engine::router::LeastOutstanding;
 use crate::engine::{RunOptions, RunTotals, Simulation};
 use crate::kv_cache::memory_plan::MemoryPlan;
-use crate::metrics::{Measure, Slo};
+use crate::metrics::{Measure, Recorder, Slo, Summary};
 use crate::scenario::{ArrivalSpec, Scenario};
 use crate::scheduler::Scheduler;
 use crate::scheduler::tgi::TgiStartError;
@@ -166,16 +166,11 @@ impl<'a> Deployment<'a> {
         (totals, observer)
     }
 
-    /// Runs once with requests of one's own in place of the scenario's.
-    pub fn serve<O: Observer>(
-        &self,
-        workload: Box<dyn Workload>,
-        observer: O,
-        step_by_step: bool,
-    ) -> (RunTotals, O) {
-        let Simulated { totals, observer, .. } =
-            self.serve_noting(workload, observer, step_by_step);
-        (totals, observer)
+    /// The figures of a run, with how far they can be trusted after what it has asked of the cost
+    /// model.
+    pub fn summary(recorder: Recorder, cost: &CalibratedCost) -> Summary {
+        let trusted = recorder.trusted(&cost.grades());
+        recorder.summary().trusted(&trusted)
     }
 
     /// The scenario's requests, and what the run has left of the cost model.
@@ -185,10 +180,11 @@ impl<'a> Deployment<'a> {
         observer: O,
         step_by_step: bool,
     ) -> Simulated<O> {
-        self.serve_noting(self.workload(seed), observer, step_by_step)
+        self.serve(self.workload(seed), observer, step_by_step)
     }
 
-    fn serve_noting<O: Observer>(
+    /// Requests of one's own in place of the scenario's, and what the run has left of the cost model.
+    pub fn serve<O: Observer>(
         &self,
         workload: Box<dyn Workload>,
         observer: O,

@@ -19,6 +19,7 @@ pub mod slo;
 pub mod steps;
 pub mod summary;
 pub mod timeline;
+pub mod trust;
 
 pub use confidence::Interval;
 pub use convention::Convention;
@@ -27,3 +28,4 @@ pub use recorder::{Measure, Recorder};
 pub use slo::Slo;
 pub use summary::{Stats, Summary};
 pub use timeline::Timeline;
+pub use trust::Trusted;

@@ -13,6 +13,7 @@ mod serving;
 use serde::Serialize;
 
 use crate::cost::calibrated::CostError;
+use crate::cost::trust::Trust;
 use crate::deploy::DeployError;
 use crate::named::named_enum;
 use crate::scenario::{self, DiskFiles, Override, Scenario};
@@ -85,6 +86,8 @@ pub struct Row {
     pub error: f64,
     /// The same of a model that was refitted without this row.
     pub leave_one_out_error: Option<f64>,
+    /// By what kind of numbers the prediction is limited.
+    pub trust: Option<Trust>,
     /// What was fitted on this row, if anything.
     pub fitted: Vec<String>,
     pub note: Option<String>,

@@ -92,6 +92,11 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
 fn findings(verdict: &Verdict) -> String {
     let mut text: String =
         verdict.broken.iter().map(|line| format!("    invariant broken: {line}\n")).collect();
+    if verdict.jumps_alike == Some(false) {
+        text.push_str(
+            "    a run that jumps over steps does not give the same requests as one that takes them all\n",
+        );
+    }
     if let Some(divergence) = &verdict.divergence {
         text.extend(divergence.to_string().lines().map(|line| format!("    {line}\n")));
     }

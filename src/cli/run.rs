@@ -286,7 +286,7 @@ fn one_seed(
     };
     let broken = invariants.map_or_else(Vec::new, Invariants::finish);
     Ok(OneRun {
-        summary: recorder.summary(),
+        summary: Deployment::summary(recorder, &cost),
         totals,
         broken,
         extrapolations: cost.extrapolations().to_vec(),

@@ -84,6 +84,7 @@ fn rows_for_people(report: &Report) -> Listing {
         ("error", "error"),
         ("loo", "left out"),
         ("fitted", "in the fit"),
+        ("trust", "trust"),
     ]);
     let rounded = |value: f64| Value::from((value * 1000.0).round() / 1000.0);
     for row in &report.rows {
@@ -96,6 +97,7 @@ fn rows_for_people(report: &Report) -> Listing {
             percent(row.error).into(),
             row.leave_one_out_error.map(percent).into(),
             (!row.fitted.is_empty()).into(),
+            row.trust.map(|trust| trust.name()).into(),
         ]);
     }
     listing
@@ -144,6 +146,7 @@ fn rows(reports: &[Report]) -> Listing {
         ("error", "error"),
         ("leave_one_out_error", "leave one out"),
         ("fitted", "fitted"),
+        ("trust", "trust"),
         ("holds", "holds"),
         ("note", "note"),
     ]);
@@ -161,13 +164,14 @@ fn rows(reports: &[Report]) -> Listing {
                 row.error.into(),
                 row.leave_one_out_error.into(),
                 row.fitted.join(" ").into(),
+                row.trust.map(|trust| trust.name()).into(),
                 Value::Null,
                 row.note.clone().into(),
             ]);
         }
         for check in &report.checks {
             let mut cells = vec![report.suite.into(), check.id.clone().into()];
-            cells.resize(11, Value::Null);
+            cells.resize(12, Value::Null);
             cells.push(check.holds.into());
             cells.push(format!("{} ({})", check.claim, check.evidence).into());
             listing.push(cells);

@@ -5,6 +5,7 @@
 //! a tensor-parallel group do the same work, so one rank is priced. Everything that depends on the
 //! number of tokens alone is memoised: a repeat costs a few nanoseconds and allocates nothing.
 
+mod grades;
 mod kernels;
 mod memo;
 
@@ -18,6 +19,7 @@ use super::profile::{
     DeploymentProfile, GpuProfile, InterconnectProfile, ProfileError, WeightKernelProfile,
 };
 use super::sourced::Provenance;
+use super::trust::TermGrades;
 use super::{ContextCost, CostTerm, DecodeCost, StepCost, StepShape, StepTime};
 
 use kernels::Kernels;
@@ -175,6 +177,7 @@ pub struct CalibratedCost {
     newest_prefill: Option<(Chunks, PrefillAlone)>,
     extrapolations: Vec<Extrapolation>,
     provenance: Vec<(CostTerm, Provenance)>,
+    grades: TermGrades,
 }
 
 impl CalibratedCost {
@@ -200,6 +203,7 @@ impl CalibratedCost {
                 noted
             },
             provenance: kernels.provenance(inputs),
+            grades: kernels.grades(inputs),
             host: inputs.deployment.host_model(inputs.model.num_hidden_layers),
             graphs: inputs.engine.graphs.clone(),
             kernels,
@@ -227,6 +231,11 @@ impl CalibratedCost {
     /// The least trusted number behind each term that this deployment has.
     pub fn provenance(&self) -> &[(CostTerm, Provenance)] {
         &self.provenance
+    }
+
+    /// How well founded each term is, by kind of step, given what was asked for so far.
+    pub fn grades(&self) -> TermGrades {
+        self.grades.beyond(&self.extrapolations)
     }
 
     fn extrapolated(&mut self, what: Extrapolated, asked: f64, known: f64) {

@@ -6,6 +6,8 @@ use super::slo::{Slo, SloTally, divide};
 use super::steps::StepTotals;
 use super::summary::Summary;
 use super::timeline::Timeline;
+use super::trust::Trusted;
+use crate::cost::trust::TermGrades;
 use crate::engine::observer::{
     CompletedStep, Observer, Outcome, RequestRecord, ScheduledStep, SteadyRun,
 };
@@ -127,6 +129,11 @@ impl Recorder {
 
     pub fn summary(self) -> Summary {
         Summary::of(&self)
+    }
+
+    /// How far the run can be trusted, whose steps were priced by numbers of these grades.
+    pub fn trusted(&self, grades: &TermGrades) -> Trusted {
+        Trusted::of(self.steps.time_by_kind(), grades)
     }
 
     /// TTFT, TPOT, ITL and E2E latency at a percentile, in milliseconds; of answered requests.

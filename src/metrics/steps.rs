@@ -9,9 +9,8 @@ use crate::time::{SimDuration, SimTime};
 pub struct StepTotals {
     /// Steps by kind, in the order of [`StepTotals::KINDS`].
     steps: [u64; Self::KINDS.len()],
-    time_by_kind: [SimDuration; Self::KINDS.len()],
     /// Adds up exactly to the busy time.
-    pub time: StepTime,
+    time: [StepTime; Self::KINDS.len()],
     /// Tokens that steps have produced, whether or not their request was answered in the end.
     pub tokens: u64,
     pub preemptions: u64,
@@ -50,9 +49,9 @@ impl StepTotals {
         time: &StepTime,
     ) {
         let place = Self::place(kind);
+        debug_assert_eq!(time.total(), end.since(start), "the terms add up to the steps");
         self.steps[place] += steps;
-        self.time_by_kind[place] += end.since(start);
-        self.time.accumulate(time, 1);
+        self.time[place].accumulate(time, 1);
         self.end = self.end.max(end);
     }
 
@@ -88,12 +87,24 @@ impl StepTotals {
     }
 
     pub fn busy(&self) -> SimDuration {
-        self.time.total()
+        self.time().total()
+    }
+
+    /// Of all kinds, by term.
+    pub fn time(&self) -> StepTime {
+        let mut sum = StepTime::ZERO;
+        self.time.iter().for_each(|time| sum.accumulate(time, 1));
+        sum
+    }
+
+    /// By kind and term.
+    pub fn time_by_kind(&self) -> impl Iterator<Item = (StepKind, &StepTime)> {
+        Self::KINDS.into_iter().zip(&self.time)
     }
 
     /// Steps and their time by kind.
     pub fn by_kind(&self) -> impl Iterator<Item = (StepKind, u64, SimDuration)> + '_ {
-        (0..).zip(Self::KINDS).map(|(i, kind)| (kind, self.steps[i], self.time_by_kind[i]))
+        (0..).zip(Self::KINDS).map(|(i, kind)| (kind, self.steps[i], self.time[i].total()))
     }
 
     pub fn steps(&self) -> u64 {

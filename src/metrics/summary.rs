@@ -10,6 +10,8 @@ use super::distribution::{Distribution, Figures};
 use super::histogram::RELATIVE_ERROR;
 use super::quantile::Quantile;
 use super::recorder::{Recorder, Tally};
+use super::trust::{self, Trusted};
+use crate::cost::trust::Trust;
 use crate::request::FinishReason;
 
 /// How many there were: a whole number, or the mean of several runs' whole numbers.
@@ -164,6 +166,16 @@ pub struct Summary {
     pub goodput: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<SloResult>,
+    /// By what kind of numbers the prediction is limited; null where nothing says where they come
+    /// from, or nothing ran.
+    #[serde(default)]
+    pub trust: Option<Trust>,
+    /// Share of the busy time by the grade of the numbers that price it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub trust_shares: BTreeMap<String, f64>,
+    /// Terms of no better grade, largest share first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trust_limits: Vec<String>,
     /// Assumptions and extrapolations behind the figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -233,7 +245,7 @@ impl Summary {
                 busy_s,
                 idle_s: (available_s - busy_s).max(0.0),
                 terms_s: steps
-                    .time
+                    .time()
                     .terms()
                     .map(|(term, time)| (term.name().to_owned(), time.as_secs_f64()))
                     .collect(),
@@ -256,10 +268,22 @@ impl Summary {
                 tpot_ms: slo.tpot.map(|limit| limit.as_millis_f64()),
                 e2el_ms: slo.e2el.map(|limit| limit.as_millis_f64()),
             }),
+            trust: None,
+            trust_shares: BTreeMap::new(),
+            trust_limits: Vec::new(),
             notes: Vec::new(),
             seeds: None,
             intervals: BTreeMap::new(),
         }
+    }
+
+    /// The same, saying how far it can be trusted.
+    #[must_use]
+    pub fn trusted(mut self, trusted: &Trusted) -> Self {
+        self.trust = trusted.grade();
+        self.trust_limits = trusted.limits();
+        self.trust_shares.clone_from(&trusted.shares);
+        self
     }
 
     /// One summary of independent repetitions: each figure is the mean of those that have it, with
@@ -279,7 +303,10 @@ impl Summary {
         let mut summary: Self =
             serde_json::from_value(merged).expect("means of a summary's figures are a summary");
         summary.seeds = Some(runs.len() as u64);
+        // Shares say what a figure rests on and are none themselves.
+        intervals.retain(|key, _| !key.starts_with("trust_shares."));
         summary.intervals = intervals;
+        summary.trust = trust::grade(&summary.trust_shares);
         Some(summary)
     }
 }

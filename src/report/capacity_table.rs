@@ -66,6 +66,9 @@ pub fn render(
         None => text.push_str("nothing breaks up to the highest load that was tried\n"),
     }
     text.push_str(&format!("{}\n", found.bound.explain()));
+    if let Some(trust) = found.trust {
+        text.push_str(&format!("trust: {trust}\n"));
+    }
     text.push_str(&style.dim(&format!("{} trials with the same random numbers\n", found.trials)));
     text.push_str(&assumptions(notes, style));
     text
@@ -94,6 +97,7 @@ pub fn row(name: &str, objective: &Objective, found: &Capacity) -> Listing {
         ("request_throughput", "requests/s"),
         ("usd_per_1m_output_tokens", "USD/1M out"),
         ("bound", "bound"),
+        ("trust", "trust"),
         ("breaks", "what breaks first"),
         ("trials", "trials"),
     ]);
@@ -107,6 +111,7 @@ pub fn row(name: &str, objective: &Objective, found: &Capacity) -> Listing {
         at.map(|at| at.request_throughput).into(),
         at.and_then(|at| at.usd_per_1m_output_tokens).into(),
         found.bound.name().into(),
+        found.trust.map(|trust| trust.name()).into(),
         found.beyond.as_ref().map(|beyond| beyond.missed.join("; ")).into(),
         found.trials.into(),
     ]);
@@ -156,7 +161,12 @@ pub fn render_offers(
     if wanted.is_some() {
         columns.extend([("machines", "machines"), ("total", "USD/h in all")]);
     }
-    columns.extend([("usd", "USD/1M out"), ("bound", "bound"), ("why", "what breaks first")]);
+    columns.extend([
+        ("usd", "USD/1M out"),
+        ("bound", "bound"),
+        ("trust", "trust"),
+        ("why", "what breaks first"),
+    ]);
     let mut listing = Listing::new(&columns);
     let more = fit.len().saturating_sub(MOST_OFFERS);
     for offer in fit.into_iter().take(MOST_OFFERS) {
@@ -175,6 +185,7 @@ pub fn render_offers(
         cells.extend([
             figure(offer.usd_per_1m_output_tokens),
             offer.bound.map(|bound| bound.name()).into(),
+            offer.trust.map(|trust| trust.name()).into(),
             offer.why.clone().into(),
         ]);
         listing.push(cells);
@@ -215,6 +226,7 @@ pub fn offers(offers: &[Offer], over: SearchedLoad) -> Listing {
         ("total_usd_per_hour", "USD/h in all"),
         ("usd_per_1m_output_tokens", "USD/1M out"),
         ("bound", "bound"),
+        ("trust", "trust"),
         ("why", "why"),
     ]);
     for offer in offers {
@@ -231,6 +243,7 @@ pub fn offers(offers: &[Offer], over: SearchedLoad) -> Listing {
             offer.total_usd_per_hour.into(),
             offer.usd_per_1m_output_tokens.into(),
             offer.bound.map(|bound| bound.name()).into(),
+            offer.trust.map(|trust| trust.name()).into(),
             offer.why.clone().into(),
         ]);
     }

@@ -4,6 +4,7 @@ use comfy_table::{CellAlignment, Table};
 
 use super::listing::{plain_table, tidy};
 use super::style::{Style, count, number};
+use crate::cost::trust::Trust;
 use crate::metrics::{Stats, Summary};
 
 /// Everything that fits on one screen, most wanted first.
@@ -101,6 +102,9 @@ fn figures(summary: &Summary) -> String {
             count(summary.kv_blocks_total.get()),
         ),
     ));
+    if let Some(trust) = summary.trust {
+        rows.push(("trust", format!("{trust}: {}", grounds(summary))));
+    }
     if let Some(seeds) = summary.seeds {
         rows.push(("seeds", format!("{seeds}; means with 95 % intervals")));
     }
@@ -110,6 +114,18 @@ fn figures(summary: &Summary) -> String {
     }
     pad(&mut table, |_| CellAlignment::Left);
     tidy(&table)
+}
+
+/// Shares of the busy time by the grade of the numbers behind them, and what keeps the grade down.
+fn grounds(summary: &Summary) -> String {
+    let shares = Trust::ALL.iter().filter_map(|grade| {
+        let share = *summary.trust_shares.get(grade.name())?;
+        (share >= 0.0005).then(|| format!("{} {grade}", percent(share)))
+    });
+    let shares = shares.collect::<Vec<_>>().join(", ");
+    let limits: Vec<_> =
+        summary.trust_limits.iter().take(3).map(|term| term.replace('_', "-")).collect();
+    format!("of the busy time {shares}\nlimited by {}", limits.join(", "))
 }
 
 /// One row per latency.

@@ -102,6 +102,7 @@ fn render_cell(cell: &Cell, report: &Report, top: usize, style: Style) -> String
         ("throughput", "tok/s"),
         ("ttft", "TTFT p99 ms"),
         ("tpot", "TPOT p99 ms"),
+        ("trust", "trust"),
         ("verdict", "why"),
     ]);
     let mut listing = Listing::new(&columns);
@@ -116,6 +117,7 @@ fn render_cell(cell: &Cell, report: &Report, top: usize, style: Style) -> String
             cell_of(candidate.output_throughput),
             cell_of(candidate.ttft_ms_p99),
             cell_of(candidate.tpot_ms_p99),
+            candidate.trust.map(|trust| trust.name()).into(),
             candidate.verdict.clone().into(),
         ]);
         listing.push(cells);

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::journal::Header;
 use super::rank::{RankSpec, Role};
 use super::{Bound, PointStatus, columns};
+use crate::cost::trust::Trust;
 
 /// Beyond so many points `points.csv` is all there is.
 pub const MOST_ANALYSED: u64 = 1_000_000;
@@ -71,6 +72,8 @@ pub struct Candidate {
     pub ttft_ms_p99: Option<f64>,
     pub tpot_ms_p99: Option<f64>,
     pub bound: Option<String>,
+    /// By what kind of numbers the figures are limited.
+    pub trust: Option<Trust>,
     /// In a sentence: what it won by, or why it lost.
     pub verdict: String,
     /// Points behind it, one for each seed.
@@ -150,6 +153,8 @@ struct Sums {
     status: PointStatus,
     reason: String,
     bound: Option<String>,
+    /// The worst of the points'.
+    trust: Option<Trust>,
     /// Of each figure, its sum and in how many points there was one.
     sums: [(f64, u32); FIGURES],
     points: Vec<u64>,
@@ -183,6 +188,7 @@ pub struct Analysis {
     status: usize,
     reason: usize,
     bound: usize,
+    trust: Option<usize>,
     figures: [Option<usize>; FIGURES],
     given: Names,
     choices: Names,
@@ -215,6 +221,7 @@ impl Analysis {
             status: required("status"),
             reason: required("reason"),
             bound: required("bound"),
+            trust: column("trust"),
             figures: [
                 by,
                 column("usd_per_1m_output_tokens"),
@@ -257,6 +264,7 @@ impl Analysis {
             status,
             reason: String::new(),
             bound: None,
+            trust: None,
             sums: [(0.0, 0); FIGURES],
             points: Vec::new(),
         });
@@ -270,6 +278,8 @@ impl Analysis {
         if sums.bound.is_none() && !bound.is_empty() {
             sums.bound = Some(bound.to_owned());
         }
+        let trust = self.trust.and_then(|at| cell(at).parse().ok());
+        sums.trust = sums.trust.max(trust);
         for (column, (sum, n)) in self.figures.iter().zip(&mut sums.sums) {
             if let Some(value) = column.and_then(|at| cell(at).parse::<f64>().ok()) {
                 *sum += value;
@@ -372,6 +382,7 @@ impl Analysis {
                     ttft_ms_p99: sums.mean(TTFT),
                     tpot_ms_p99: sums.mean(TPOT),
                     bound: sums.bound.clone(),
+                    trust: sums.trust,
                     verdict,
                     points: sums.points.clone(),
                 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::slo::Objective;
 use super::trial::{self, Trial};
 use super::{Bound, analysis};
+use crate::cost::trust::Trust;
 use crate::deploy::{DeployError, Deployment};
 use crate::hardware::{self, PriceKind};
 use crate::named::named_enum;
@@ -59,6 +60,8 @@ pub struct Capacity {
     pub beyond: Option<Trial>,
     /// What holds the deployment back there.
     pub bound: Bound,
+    /// By what kind of numbers the answer is limited.
+    pub trust: Option<Trust>,
     /// How many trials that took.
     pub trials: u32,
 }
@@ -77,8 +80,9 @@ pub fn search(
         SearchedLoad::Concurrency => search.clients(),
     };
     let bound = beyond.as_ref().or(at.as_ref()).map_or(Bound::Load, |trial| trial.bound);
+    let trust = at.as_ref().or(beyond.as_ref()).and_then(|trial| trial.trust);
     let load = at.as_ref().map(|trial| trial.load);
-    Ok(Capacity { over, load, at, beyond, bound, trials: search.trials })
+    Ok(Capacity { over, load, at, beyond, bound, trust, trials: search.trials })
 }
 
 struct Search<'s> {
@@ -195,6 +199,7 @@ pub struct Offer {
     pub machines: Option<u64>,
     pub total_usd_per_hour: Option<f64>,
     pub bound: Option<Bound>,
+    pub trust: Option<Trust>,
     /// What breaks first, or why it is no offer.
     pub why: String,
 }
@@ -273,6 +278,7 @@ fn offer(
         machines: None,
         total_usd_per_hour: None,
         bound: None,
+        trust: None,
         why: String::new(),
     };
     let scenario = match scenario {
@@ -295,6 +301,7 @@ fn offer(
         }
     };
     offer.bound = Some(found.bound);
+    offer.trust = found.trust;
     let first = found.beyond.as_ref().and_then(|trial| trial.missed.first());
     offer.why = first.cloned().unwrap_or_default();
     let Some(at) = found.at else { return offer };

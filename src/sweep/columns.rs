@@ -6,7 +6,7 @@ use crate::metrics::{Stats, Summary};
 pub const FIRST: [&str; 2] = ["point", "hash"];
 
 /// Columns between the axes and the metrics.
-pub const DEPLOYMENT: [&str; 14] = [
+pub const DEPLOYMENT: [&str; 15] = [
     "status",
     "reason",
     "model",
@@ -21,6 +21,7 @@ pub const DEPLOYMENT: [&str; 14] = [
     "load",
     "usd_per_hour",
     "bound",
+    "trust",
 ];
 
 /// A figure of a run; empty where there is none.

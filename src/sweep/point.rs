@@ -54,12 +54,13 @@ pub fn run_scenario(deployment: &Deployment<'_>) -> Run {
     let mut at_percentile = Vec::new();
     for i in 0..u64::from(scenario.measure.seeds) {
         let observer = (Recorder::new(measure), pressure);
-        let (_, (recorder, watched)) = deployment.simulate(first.wrapping_add(i), observer, false);
+        let run = deployment.simulate_noting(first.wrapping_add(i), observer, false);
+        let (recorder, watched) = run.observer;
         pressure = watched;
         if let Some(slo) = &measure.slo {
             at_percentile.push(recorder.latencies_at(slo.percentile));
         }
-        summaries.push(recorder.summary());
+        summaries.push(Deployment::summary(recorder, &run.cost));
     }
     let summary = Summary::over_seeds(&summaries).expect("at least one seed");
     let bound = pressure.bound(&summary, scenario.hardware.gpu());
@@ -210,6 +211,11 @@ fn deployment_cells(scenario: &Scenario, tried: &Tried) -> Vec<String> {
         load,
         hardware.price.as_ref().map_or_else(String::new, |price| price.usd.get().to_string()),
         tried.run.as_ref().map_or_else(String::new, |run| run.bound.to_string()),
+        tried
+            .run
+            .as_ref()
+            .and_then(|run| run.summary.trust)
+            .map_or_else(String::new, |t| t.to_string()),
     ]
 }
 

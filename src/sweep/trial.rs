@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::bound::Pressure;
 use super::slo::{Latency, Objective, Statistic};
 use super::{Bound, SearchedLoad};
+use crate::cost::trust::Trust;
 use crate::deploy::Deployment;
 use crate::engine::observer::{Observer, RequestRecord};
 use crate::metrics::{Convention, Interval, Recorder, Summary};
@@ -43,6 +44,8 @@ pub struct Trial {
     /// Mean end-to-end latency with the 95 % interval of its batch means, in milliseconds.
     pub e2el_ms: Option<Interval>,
     pub bound: Bound,
+    /// By what kind of numbers the figures are limited.
+    pub trust: Option<Trust>,
     /// What is missed, in words; empty if it is met.
     pub missed: Vec<String>,
 }
@@ -129,20 +132,26 @@ pub fn run(deployment: &Deployment<'_>, load: f64, objective: &Objective) -> Tri
     let scenario = deployment.scenario();
     let measure = deployment.measure();
     let mut pressure = Pressure::new(&scenario.engine.effective);
-    let mut recorders = Vec::new();
+    let (mut recorders, mut trusted) = (Vec::new(), Vec::new());
     let mut series = Vec::new();
     let mut good = Good::new(objective, measure.warm_up);
     for i in 0..u64::from(scenario.measure.seeds) {
         let watch = Series { from: measure.warm_up, requests: Vec::new() };
         let observer = ((Recorder::new(measure), pressure), (watch, good));
         let seed = scenario.workload.seed.wrapping_add(i);
-        let (_, ((recorder, watched), (one, tally))) = deployment.simulate(seed, observer, false);
+        let run = deployment.simulate_noting(seed, observer, false);
+        let ((recorder, watched), (one, tally)) = run.observer;
+        trusted.push(recorder.trusted(&run.cost.grades()));
         (pressure, good) = (watched, tally);
         recorders.push(recorder);
         series.push(one);
     }
     let limits = measured(objective, &recorders);
-    let summaries: Vec<Summary> = recorders.into_iter().map(Recorder::summary).collect();
+    let summaries: Vec<Summary> = recorders
+        .into_iter()
+        .zip(&trusted)
+        .map(|(recorder, trusted)| recorder.summary().trusted(trusted))
+        .collect();
     let summary = Summary::over_seeds(&summaries).expect("at least one seed");
     let steady = series.iter().all(Series::is_steady);
     let mut missed: Vec<String> = Vec::new();
@@ -195,6 +204,7 @@ pub fn run(deployment: &Deployment<'_>, load: f64, objective: &Objective) -> Tri
         usd_per_1m_output_tokens: summary.usd_per_1m_output_tokens,
         e2el_ms: series.first().and_then(Series::interval),
         bound: pressure.bound(&summary, scenario.hardware.gpu()),
+        trust: summary.trust,
         missed,
     }
 }

@@ -13,9 +13,10 @@ use rayon::prelude::*;
 use crate::calibrate::fit::{Fit, Parameter, least_squares};
 use crate::cost::calibrated::CostError;
 use crate::cost::profile::lookup::Profiles;
+use crate::cost::trust::Trust;
 use crate::deploy::Deployment;
 use crate::engine::RunTotals;
-use crate::metrics::Interval;
+use crate::metrics::{Interval, Recorder};
 use crate::scenario::Scenario;
 use crate::units::UsdPerHour;
 
@@ -128,6 +129,15 @@ impl Case {
     fn profiles(&self) -> Result<Profiles, ValidateError> {
         let deployment = Deployment::new(&self.scenario).map_err(|e| self.fault(e))?;
         Ok(deployment.profiles().clone())
+    }
+
+    /// By what kind of numbers the prediction is limited, in its first run.
+    fn trust(&self, profiles: &Profiles) -> Result<Option<Trust>, ValidateError> {
+        let deployment = Deployment::with_profiles(&self.scenario, profiles.clone())
+            .map_err(|e| self.fault(e))?;
+        let recorder = Recorder::new(deployment.measure());
+        let run = deployment.simulate_noting(self.scenario.workload.seed, recorder, false);
+        Ok(run.observer.trusted(&run.cost.grades()).grade())
     }
 
     /// Throughput in tokens per second of each seed: tokens that left the server by the deadline,
@@ -249,7 +259,9 @@ pub(super) fn report() -> Result<Report, ValidateError> {
         let samples = case.throughput(profiles, SEEDS)?;
         let fitted = FITTED.iter().zip(committed(profiles)).filter(|(_, value)| value.is_some());
         let fitted = fitted.map(|(f, _)| f.name.to_owned()).collect();
+        let from = report.rows.len();
         errors.push(add_rows(&mut report, case, &samples, Some(left_out), fitted, None));
+        trust_rows(&mut report.rows[from..], case.trust(profiles)?);
     }
     for case in cases.iter().filter(|case| !case.is_a10g()) {
         add_p4d(&mut report, case)?;
@@ -335,6 +347,10 @@ fn add_rows(
     error
 }
 
+fn trust_rows(rows: &mut [Row], trust: Option<Trust>) {
+    rows.iter_mut().for_each(|row| row.trust = trust);
+}
+
 /// The p4d row twice: as a prediction, and with the host factor that was fitted on it.
 fn add_p4d(report: &mut Report, case: &Case) -> Result<(), ValidateError> {
     let own = case.profiles()?;
@@ -344,11 +360,15 @@ fn add_p4d(report: &mut Report, case: &Case) -> Result<(), ValidateError> {
     let predicted = Profiles { deployment: elsewhere.deployment, ..own.clone() };
     let note = "predicted: host times of p4d from other measurements";
     let samples = case.throughput(&predicted, SEEDS)?;
+    let from = report.rows.len();
     add_rows(report, case, &samples, None, Vec::new(), Some(note));
+    trust_rows(&mut report.rows[from..], case.trust(&predicted)?);
     let note = "fitted, no test: host time per layer of this row's own deployment";
     let samples = case.throughput(&own, SEEDS)?;
     let fitted = vec!["host time per layer of this deployment".to_owned()];
+    let from = report.rows.len();
     let error = add_rows(report, case, &samples, None, fitted, Some(note));
+    trust_rows(&mut report.rows[from..], case.trust(&own)?);
     report.checks.push(Check::new(
         "redhat.p4d-fit",
         "the p4d row with its own host factor is reproduced within 2 %",

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::deploy::Deployment;
 use crate::engine::observer::{Observer, RequestRecord};
-use crate::metrics::quantile;
+use crate::metrics::{Recorder, quantile};
 use crate::request::{PromptContent, RequestSpec, TokenRun};
 use crate::scenario::{self, DiskFiles, Override, Source};
 use crate::time::SimTime;
@@ -162,8 +162,10 @@ pub(super) fn report() -> Result<Report, ValidateError> {
     let deployment =
         Deployment::new(&scenario).map_err(|source| ValidateError::Deploy { name, source })?;
     let replay = Replay { recorded: Arc::clone(&recorded), next: 0 };
-    let (_, Collected(mut simulated)) =
-        deployment.serve(Box::new(replay), Collected::default(), false);
+    let observer = (Collected::default(), Recorder::new(deployment.measure()));
+    let run = deployment.serve(Box::new(replay), observer, false);
+    let (Collected(mut simulated), recorder) = run.observer;
+    let trust = recorder.trusted(&run.cost.grades()).grade();
     simulated.sort_by_key(|record| record.uid);
 
     let measured: Vec<Latency> = recorded
@@ -183,6 +185,7 @@ pub(super) fn report() -> Result<Report, ValidateError> {
         })
         .collect();
     compare(&mut report, &measured, &predicted);
+    report.rows.iter_mut().for_each(|row| row.trust = trust);
     Ok(report)
 }
 

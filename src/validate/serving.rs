@@ -6,8 +6,10 @@
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use crate::cost::trust::Trust;
 use crate::deploy::Deployment;
 use crate::engine::observer::{Observer, RequestRecord};
+use crate::metrics::Recorder;
 use crate::scenario::{self, DiskFiles, Override, Scenario, Source};
 
 use super::{Check, Report, Row, Suite, ValidateError};
@@ -293,6 +295,7 @@ pub(super) fn report(suite: Suite) -> Result<Report, ValidateError> {
                 measured,
                 predicted,
                 error,
+                trust: outcome.trust,
                 ..Row::new(row.label())
             });
         }
@@ -344,6 +347,7 @@ fn scenario(table: &Table, row: &Published) -> Result<Scenario, ValidateError> {
 /// What a run of equal requests comes to, in milliseconds.
 struct Outcome {
     gpu: String,
+    trust: Option<Trust>,
     requests: Result<Vec<RequestRecord>, String>,
 }
 
@@ -361,14 +365,18 @@ impl Observer for Collected {
 impl Outcome {
     fn of(scenario: &Scenario) -> Result<Self, ValidateError> {
         let gpu = scenario.hardware.gpu().name.clone();
+        let mut trust = None;
         let requests = match Deployment::new(scenario) {
             Ok(deployment) => {
-                let (_, Collected(requests)) = deployment.simulate(1, Collected::default(), false);
+                let observer = (Collected::default(), Recorder::new(deployment.measure()));
+                let run = deployment.simulate_noting(1, observer, false);
+                let (Collected(requests), recorder) = run.observer;
+                trust = recorder.trusted(&run.cost.grades()).grade();
                 if requests.is_empty() { Err("no request is served".into()) } else { Ok(requests) }
             }
             Err(error) => Err(error.to_string()),
         };
-        Ok(Self { gpu, requests })
+        Ok(Self { gpu, trust, requests })
     }
 
     fn why(&self) -> &str {

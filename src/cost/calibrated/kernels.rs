@@ -6,6 +6,7 @@ use crate::cost::elementwise::{ElementwiseForm, SamplerForm, layer_bytes_per_tok
 use crate::cost::gemm::{GemmForm, GemmWork};
 use crate::cost::profile::lookup;
 use crate::cost::sourced::Provenance;
+use crate::cost::trust::TermGrades;
 use crate::cost::weight_kernel::{LinearKernel, WeightKernelForm};
 use crate::cost::{ContextCost, CostTerm, StepShape};
 use crate::model::{Dtype, LayerGemm, Moe};
@@ -231,6 +232,10 @@ impl Kernels {
 
     pub fn prefill_attention(&self, shape: &StepShape, alone: &PrefillAlone) -> SimDuration {
         SimDuration::from_secs_f64(self.attention.beside_prefill(&self.shape, shape, alone))
+    }
+
+    pub fn grades(&self, inputs: &CostInputs<'_>) -> TermGrades {
+        super::grades::grades(inputs, &self.linear_provenance)
     }
 
     /// The least trusted number behind each term.
