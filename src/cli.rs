@@ -3,6 +3,7 @@
 mod args;
 mod calibrate;
 mod capacity;
+mod compare;
 mod conformance;
 mod input;
 mod list;
@@ -33,7 +34,7 @@ const INTERRUPTED: i32 = 130;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// The answer is no: does not fit, bound broken, diverges.
+    /// The answer is no: does not fit, bound broken, worse, diverges.
     Negative,
 }
 
@@ -107,6 +108,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
         Command::Workload(args) => workload::run(args, registry),
         Command::Sweep(args) => sweep::run(args, registry),
         Command::Capacity(args) => capacity::run(args, registry),
+        Command::Compare(args) => compare::run(args, registry),
         Command::Validate(args) => validate::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),

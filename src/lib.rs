@@ -35,6 +35,7 @@
 
 pub mod calibrate;
 pub mod cli;
+pub mod compare;
 pub mod conformance;
 pub mod cost;
 pub mod deploy;

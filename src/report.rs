@@ -5,6 +5,7 @@
 //! [`json::run_object`].
 
 pub mod capacity_table;
+pub mod compare_table;
 pub mod csv;
 pub mod json;
 pub mod listing;

@@ -4,6 +4,7 @@
 //! value is checked in one place, whether it comes from a file, `--set` or a flag, and the message
 //! points at what the user wrote.
 
+mod compare;
 mod sweep;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::scenario::Override;
 
+pub use compare::{CompareArgs, Side};
 pub use sweep::{CapacityArgs, MergeArgs, Searched, SweepArgs, SweepCommand};
 
 /// Simulates LLM serving on GPUs: latency, throughput, memory and cost, without the GPUs.
@@ -27,8 +29,8 @@ pub use sweep::{CapacityArgs, MergeArgs, Searched, SweepArgs, SweepCommand};
   servesim sweep redhat-table-2                  an embedded sweep, ranked by cost
   servesim list models
 
-Exit codes: 0 done; 1 a negative verdict (does not fit, bound broken, diverges); 2 bad usage or
-input; 3 the environment failed; 130 interrupted."
+Exit codes: 0 done; 1 a negative verdict (does not fit, bound broken, worse, diverges); 2 bad usage
+or input; 3 the environment failed; 130 interrupted."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -47,6 +49,8 @@ pub enum Command {
     Sweep(SweepArgs),
     /// Find the highest load that meets latency targets, or the cheapest machine that does
     Capacity(CapacityArgs),
+    /// Compare two scenarios under the same requests; exit 1 if the second is worse
+    Compare(CompareArgs),
     /// Compare predictions with published measurements; exit 1 if a stated bound is broken
     Validate(ValidateArgs),
     /// Make a profile from measurements

@@ -29,18 +29,22 @@ pub struct Override {
 impl Override {
     /// `--set KEY=VALUE`. The value is TOML; a bare word is text.
     pub fn set(assignment: &str) -> Self {
-        const FLAG: &str = "--set ";
-        let text = format!("{FLAG}{assignment}");
+        Self::assigned("--set", assignment)
+    }
+
+    /// The same under another flag's name.
+    pub fn assigned(flag: &str, assignment: &str) -> Self {
+        let text = format!("{flag} {assignment}");
+        let flag = flag.len() + 1;
         // Without `=` there is no value, which is reported with the other problems.
         let (key, value) = assignment.split_once('=').unwrap_or((assignment, ""));
-        let value_at = assignment
-            .find('=')
-            .map(|at| FLAG.len() + at + 1 + value.len() - value.trim_start().len());
+        let value_at =
+            assignment.find('=').map(|at| flag + at + 1 + value.len() - value.trim_start().len());
         Self {
             key: key.trim().to_owned(),
             value: value.trim().to_owned(),
             text,
-            key_at: Some(FLAG.len() + key.len() - key.trim_start().len()),
+            key_at: Some(flag + key.len() - key.trim_start().len()),
             value_at,
         }
     }
