@@ -11,7 +11,7 @@ use crate::cost::host::EngineTraits;
 use crate::cost::profile::lookup::Profiles;
 use crate::cost::{DecodeCost, StepCost, StepShape, StepTime};
 use crate::engine::observer::Observer;
-use crate::engine::router::LeastOutstanding;
+use crate::engine::router::Router;
 use crate::engine::{RunOptions, RunTotals, Simulation};
 use crate::kv_cache::memory_plan::MemoryPlan;
 use crate::metrics::{Measure, Recorder, Slo, Summary};
@@ -20,6 +20,7 @@ use crate::scheduler::Scheduler;
 use crate::scheduler::tgi::TgiStartError;
 use crate::scheduler::tgis::TgisStartError;
 use crate::time::{SimDuration, SimTime};
+use crate::units::UsdPerHour;
 use crate::workload::{Arrivals, ClosedLoop, Mix, OpenLoop, Workload};
 
 pub use engine_config::EngineConfig;
@@ -150,9 +151,21 @@ impl<'a> Deployment<'a> {
                 e2el: slo.e2el,
                 percentile: slo.percentile,
             }),
-            replicas: u16::try_from(self.scenario.engine.replicas).unwrap_or(u16::MAX),
-            price: self.scenario.hardware.price.as_ref().map(|price| price.usd),
+            replicas: self.scenario.replicas(),
+            price: self.price(),
         }
+    }
+
+    /// Of all machines.
+    fn price(&self) -> Option<UsdPerHour> {
+        let machines = f64::from(self.scenario.machines());
+        let price = self.scenario.hardware.price.as_ref()?;
+        Some(UsdPerHour::new(price.usd.get() * machines))
+    }
+
+    /// A fresh router, whose choices follow from `seed` where it draws them.
+    pub fn router(&self, seed: u64) -> Box<dyn Router> {
+        self.scenario.router(self.plan.kv_tokens).router(seed)
     }
 
     /// Runs once with `seed`. Runs share nothing that changes, so any number may go on at once.
@@ -180,7 +193,7 @@ impl<'a> Deployment<'a> {
         observer: O,
         step_by_step: bool,
     ) -> Simulated<O> {
-        self.serve(self.workload(seed), observer, step_by_step)
+        self.serve_from(self.workload(seed), seed, observer, step_by_step)
     }
 
     /// Requests of one's own in place of the scenario's, and what the run has left of the cost model.
@@ -190,13 +203,22 @@ impl<'a> Deployment<'a> {
         observer: O,
         step_by_step: bool,
     ) -> Simulated<O> {
+        self.serve_from(workload, self.scenario.workload.seed, observer, step_by_step)
+    }
+
+    fn serve_from<O: Observer>(
+        &self,
+        workload: Box<dyn Workload>,
+        seed: u64,
+        observer: O,
+        step_by_step: bool,
+    ) -> Simulated<O> {
         let cost = Rc::new(RefCell::new(self.cost.clone()));
-        let replicas = (0..self.scenario.engine.replicas)
+        let replicas = (0..self.scenario.replicas())
             .map(|_| (self.scheduler(), Box::new(OneCost(Rc::clone(&cost))) as Box<_>))
             .collect();
         let options = RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() };
-        let simulation =
-            Simulation::new(replicas, Box::new(LeastOutstanding), workload, observer, options);
+        let simulation = Simulation::new(replicas, self.router(seed), workload, observer, options);
         let (totals, observer) = simulation.run();
         let cost = Rc::try_unwrap(cost).expect("the replicas are gone").into_inner();
         Simulated { totals, observer, cost }

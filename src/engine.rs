@@ -104,7 +104,6 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
                 Replica::new(id, scheduler, cost)
             })
             .collect();
-        let loads = vec![ReplicaLoad::default(); replicas.len()];
         Self {
             replicas,
             router,
@@ -117,7 +116,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             now: SimTime::ZERO,
             next_uid: 0,
             ended: Vec::new(),
-            loads,
+            loads: Vec::new(),
             next_arrival: SimTime::MAX,
             violations,
         }
@@ -155,6 +154,9 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             totals.steps += replica.completed_steps;
             totals.output_tokens += replica.output_tokens;
         }
+        let end = self.now;
+        let replicas: Vec<_> = self.replicas.iter().map(|replica| replica.report(end)).collect();
+        self.observer.on_replicas(&replicas);
         (totals, self.observer)
     }
 
@@ -191,9 +193,9 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     }
 
     fn route(&mut self, request: &Request) -> usize {
-        for (load, replica) in self.loads.iter_mut().zip(&self.replicas) {
-            load.outstanding = replica.outstanding;
-        }
+        let looks_at_kv = self.router.looks_at_kv();
+        self.loads.clear();
+        self.loads.extend(self.replicas.iter().map(|replica| replica.load(looks_at_kv)));
         self.router.route(request, &self.loads)
     }
 
@@ -264,6 +266,8 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         for ended in self.ended.drain(..) {
             replica.forget(ended.id);
             replica.outstanding -= 1;
+            replica.ended += 1;
+            replica.answered += u64::from(ended.reason.is_success());
             let request = self.requests.get(ended.id);
             let outcome = Outcome::Ended(ended.reason);
             let record = record(request, self.now, ended.output_tokens, outcome);

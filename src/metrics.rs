@@ -12,6 +12,7 @@
 pub mod confidence;
 pub mod convention;
 pub mod distribution;
+pub mod fleet;
 pub mod histogram;
 pub mod quantile;
 pub mod recorder;
@@ -24,6 +25,7 @@ pub mod trust;
 pub use confidence::Interval;
 pub use convention::Convention;
 pub use distribution::{Distribution, EXACT_LIMIT};
+pub use fleet::ReplicaSummary;
 pub use recorder::{Measure, Recorder};
 pub use slo::Slo;
 pub use summary::{Stats, Summary};

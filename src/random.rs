@@ -27,6 +27,12 @@ pub enum Use {
     Turns(u32),
     /// Pauses between a client's turns.
     ThinkTimes(u32),
+    /// Choices of a router.
+    Router,
+    /// When a replica fails, and for how long.
+    Failures(u32),
+    /// How long clients wait before they try again.
+    Retries,
 }
 
 /// The stream of `seed` for one use. The same on every platform.
@@ -46,6 +52,9 @@ pub fn tenant_stream(seed: u64, tenant: u16, purpose: Use) -> ChaCha8Rng {
         Use::Prefixes(index) => (7, index),
         Use::Turns(index) => (8, index),
         Use::ThinkTimes(index) => (9, index),
+        Use::Router => (10, 0),
+        Use::Failures(index) => (11, index),
+        Use::Retries => (12, 0),
     };
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(u64::from(tenant) << 48 | kind << 32 | u64::from(index));

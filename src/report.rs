@@ -7,6 +7,7 @@
 pub mod capacity_table;
 pub mod compare_table;
 pub mod csv;
+mod fleet_table;
 pub mod json;
 pub mod listing;
 pub mod plot_data;

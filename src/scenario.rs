@@ -14,6 +14,7 @@
 pub mod defaults;
 pub mod diagnostic;
 pub mod document;
+mod fleet;
 mod lengths;
 mod load;
 mod overrides;
@@ -42,6 +43,7 @@ use crate::workload::{
 
 pub use defaults::EffectiveSettings;
 pub use diagnostic::Diagnostics;
+pub use fleet::FleetSpec;
 pub use load::{
     DEFAULT_SCENARIO, DiskFiles, MemoryFiles, ReadFile, Source, Template, embedded, embedded_names,
     load, load_with, open,
@@ -62,6 +64,9 @@ pub struct Scenario {
     pub kv_cache_dtype: KvCacheDtype,
     pub hardware: HardwareSpec,
     pub engine: EngineSpec,
+    /// `None`: one machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetSpec>,
     pub workload: WorkloadSpec,
     pub measure: MeasureSpec,
     /// What was assumed where the scenario says nothing, and what is probably not meant.

@@ -8,7 +8,7 @@ use proptest::test_runner::FileFailurePersistence;
 use common::engines::{Engine, engines};
 use common::{CurvedCost, Digest};
 use servesim::engine::observer::Outcome;
-use servesim::engine::router::LeastOutstanding;
+use servesim::engine::router::{RouterPolicy, RouterSettings};
 use servesim::engine::{RunOptions, RunTotals, Simulation};
 use servesim::time::{SimDuration, SimTime};
 use servesim::workload::{
@@ -20,6 +20,7 @@ use servesim::workload::{
 struct Case {
     engine: Engine,
     replicas: usize,
+    router: RouterPolicy,
     pairs: Vec<LengthPair>,
     closed: bool,
     clients: u32,
@@ -59,14 +60,20 @@ fn run(case: &Case, step_by_step: bool) -> (RunTotals, Digest) {
     let replicas = (0..case.replicas)
         .map(|_| (case.engine.config.scheduler(), Box::new(CurvedCost) as Box<_>))
         .collect();
-    let router = Box::new(LeastOutstanding);
+    let router = RouterSettings {
+        policy: case.router,
+        sessions: case.closed || case.sessions.is_some(),
+        kv_tokens: 3000,
+        ..RouterSettings::default()
+    };
+    let router = router.router(case.seed);
     Simulation::new(replicas, router, workload, Digest::default(), options).run()
 }
 
 fn cases() -> impl Strategy<Value = Case> {
     (
         engines(),
-        1usize..4,
+        (1usize..4, prop::sample::select(RouterPolicy::ALL)),
         prop::collection::vec((1u32..300, 1u32..120), 1..12),
         prop::bool::ANY,
         1u32..30,
@@ -74,29 +81,32 @@ fn cases() -> impl Strategy<Value = Case> {
         (1u64..80, prop::option::of(1u64..20_000), 0u64..40, any::<u64>()),
         (prop::option::of((1u32..200, 1u16..3)), prop::option::of((1u32..5, 0u64..200))),
     )
-        .prop_map(|(engine, replicas, pairs, closed, clients, rate, rest, shared)| {
-            let (prefix, sessions) = shared;
-            let (requests, stop_ms, pause_ms, seed) = rest;
-            let pairs = pairs.into_iter().map(|(input, output)| LengthPair { input, output });
-            Case {
-                engine,
-                replicas,
-                pairs: pairs.collect(),
-                closed,
-                clients,
-                rate,
-                requests,
-                stop_ms,
-                pause_ms,
-                seed,
-                prefix: prefix.map(|(tokens, count)| SharedPrefix { tokens, count }),
-                sessions: sessions.map(|(turns, think)| Sessions {
-                    turns: Turns::Fixed(turns),
-                    think_time: SimDuration::from_millis(think),
-                    exponential: think % 2 == 0,
-                }),
-            }
-        })
+        .prop_map(
+            |(engine, (replicas, router), pairs, closed, clients, rate, rest, shared)| {
+                let (prefix, sessions) = shared;
+                let (requests, stop_ms, pause_ms, seed) = rest;
+                let pairs = pairs.into_iter().map(|(input, output)| LengthPair { input, output });
+                Case {
+                    engine,
+                    replicas,
+                    router,
+                    pairs: pairs.collect(),
+                    closed,
+                    clients,
+                    rate,
+                    requests,
+                    stop_ms,
+                    pause_ms,
+                    seed,
+                    prefix: prefix.map(|(tokens, count)| SharedPrefix { tokens, count }),
+                    sessions: sessions.map(|(turns, think)| Sessions {
+                        turns: Turns::Fixed(turns),
+                        think_time: SimDuration::from_millis(think),
+                        exponential: think % 2 == 0,
+                    }),
+                }
+            },
+        )
 }
 
 /// `cases` random runs, different ones each time, or as many as PROPTEST_CASES says: a release build

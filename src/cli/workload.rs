@@ -6,7 +6,6 @@ use super::args::{Format, WorkloadCommandArgs};
 use super::{Failure, Outcome, input, list, output};
 use crate::deploy::{self, DeployError, Deployment};
 use crate::engine::observer::RequestRecord;
-use crate::engine::router::LeastOutstanding;
 use crate::engine::{RunOptions, Simulation};
 use crate::report::workload_table;
 use crate::request::RequestSpec;
@@ -76,11 +75,11 @@ fn answered(scenario: &Scenario, seed: u64, watched: &mut Profiler) -> Result<()
         )),
     })?;
     let workload = Watched { workload: deployment.workload(seed), at: SimTime::ZERO, watched };
-    let replicas = (0..scenario.engine.replicas)
+    let replicas = (0..scenario.replicas())
         .map(|_| (deployment.scheduler(), deployment.step_cost()))
         .collect();
     let options = RunOptions { stop_at: deployment.stop_at(), ..RunOptions::default() };
-    Simulation::new(replicas, Box::new(LeastOutstanding), workload, (), options).run();
+    Simulation::new(replicas, deployment.router(seed), workload, (), options).run();
     Ok(())
 }
 

@@ -39,7 +39,7 @@ const FIRST_UNSHARED: u64 = 1 << 40;
 pub enum RecordError {
     #[error(
         "a recording holds the schedule of one scheduler, and this scenario has {0} replicas; set \
-         engine.replicas = 1"
+         engine.replicas = 1 and leave fleet out"
     )]
     Replicas(u32),
     #[error(
@@ -82,8 +82,8 @@ pub fn record_scenario(
     if scenario.engine.name.is_custom() {
         return Err(RecordError::Custom(scenario.engine.name.name().to_owned()));
     }
-    if scenario.engine.replicas != 1 {
-        return Err(RecordError::Replicas(scenario.engine.replicas));
+    if scenario.replicas() != 1 {
+        return Err(RecordError::Replicas(scenario.replicas().into()));
     }
     let run = Run {
         name: &scenario.name,

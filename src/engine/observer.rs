@@ -26,6 +26,9 @@ pub trait Observer {
     /// A request has ended, or the run has ended around it.
     fn on_request(&mut self, _record: &RequestRecord) {}
 
+    /// The run is over: what each replica did, by number.
+    fn on_replicas(&mut self, _replicas: &[ReplicaReport]) {}
+
     /// Whether each step must be shown one by one; turns fast-forward off.
     fn needs_every_step(&self) -> bool {
         false
@@ -87,6 +90,21 @@ pub struct SteadyRun {
     pub time: StepTime,
     /// At the end of the stretch, where KV use is highest.
     pub occupancy: Occupancy,
+}
+
+/// What a replica did in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaReport {
+    pub replica: u16,
+    /// Requests that ended on it, and those of them that were answered.
+    pub requests: u64,
+    pub completed: u64,
+    /// Generated on it, for whatever request.
+    pub output_tokens: u64,
+    /// Time in steps that have ended.
+    pub busy: SimDuration,
+    /// Time in which it took requests.
+    pub up: SimDuration,
 }
 
 /// How the run left a request.
@@ -169,6 +187,9 @@ impl<O: Observer + ?Sized> Observer for &mut O {
     fn on_request(&mut self, record: &RequestRecord) {
         (**self).on_request(record);
     }
+    fn on_replicas(&mut self, replicas: &[ReplicaReport]) {
+        (**self).on_replicas(replicas);
+    }
     fn needs_every_step(&self) -> bool {
         (**self).needs_every_step()
     }
@@ -201,6 +222,10 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn on_request(&mut self, record: &RequestRecord) {
         self.0.on_request(record);
         self.1.on_request(record);
+    }
+    fn on_replicas(&mut self, replicas: &[ReplicaReport]) {
+        self.0.on_replicas(replicas);
+        self.1.on_replicas(replicas);
     }
     fn needs_every_step(&self) -> bool {
         self.0.needs_every_step() || self.1.needs_every_step()
@@ -239,6 +264,11 @@ impl<O: Observer> Observer for Option<O> {
     fn on_request(&mut self, record: &RequestRecord) {
         if let Some(observer) = self {
             observer.on_request(record);
+        }
+    }
+    fn on_replicas(&mut self, replicas: &[ReplicaReport]) {
+        if let Some(observer) = self {
+            observer.on_replicas(replicas);
         }
     }
     fn needs_every_step(&self) -> bool {

@@ -3,9 +3,10 @@
 use crate::cost::{CostTerm, DecodeCost, DecodeStep, StepCost, StepTime};
 use crate::request::{RequestId, RequestTable};
 use crate::scheduler::{Ended, Occupancy, Scheduler, Step, StepKind, StepOutcome};
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 
-use super::observer::{CompletedStep, Observer, ScheduledStep, SteadyRun};
+use super::observer::{CompletedStep, Observer, ReplicaReport, ScheduledStep, SteadyRun};
+use super::router::ReplicaLoad;
 
 /// The deepest pipeline that any engine keeps: vLLM's asynchronous scheduling.
 const MAX_DEPTH: usize = 2;
@@ -89,6 +90,11 @@ pub(super) struct Replica {
     scheduled_steps: u64,
     pub(super) completed_steps: u64,
     pub(super) output_tokens: u64,
+    /// Requests that have ended here, and how many of them with an answer.
+    pub(super) ended: u64,
+    pub(super) answered: u64,
+    /// Time in completed steps; they never overlap.
+    busy: SimDuration,
     decode: Option<(u32, DecodeCost)>,
     empty_steps: u32,
 }
@@ -111,6 +117,9 @@ impl Replica {
             scheduled_steps: 0,
             completed_steps: 0,
             output_tokens: 0,
+            ended: 0,
+            answered: 0,
+            busy: SimDuration::ZERO,
             decode: None,
             empty_steps: 0,
         }
@@ -132,6 +141,25 @@ impl Replica {
         }
     }
 
+    /// What a router sees of it.
+    pub(super) fn load(&self, with_kv: bool) -> ReplicaLoad {
+        let Occupancy { kv_used, kv_total, .. } =
+            if with_kv { self.scheduler.occupancy() } else { Occupancy::default() };
+        ReplicaLoad { replica: self.id, outstanding: self.outstanding, kv_used, kv_total }
+    }
+
+    /// What has become of it by `end`.
+    pub(super) fn report(&self, end: SimTime) -> ReplicaReport {
+        ReplicaReport {
+            replica: self.id,
+            requests: self.ended,
+            completed: self.answered,
+            output_tokens: self.output_tokens,
+            busy: self.busy,
+            up: end.since(SimTime::ZERO),
+        }
+    }
+
     /// Completes the oldest step if it ends at `now`.
     pub(super) fn complete<O: Observer>(
         &mut self,
@@ -148,6 +176,7 @@ impl Replica {
         self.scheduler.complete(done.start, now, &mut self.outcome);
         self.completed_steps += 1;
         self.output_tokens += self.outcome.tokens();
+        self.busy += now.since(done.start);
         self.clock.tokens(now, &self.outcome, requests, observer);
         observer.on_completed(&CompletedStep {
             replica: self.id,
@@ -294,6 +323,7 @@ impl Replica {
             if taken == 0 && lone {
                 // It ran beside others than those to come: a stretch of its own.
                 let flight = &self.pipeline.slots[self.pipeline.oldest];
+                self.busy += flight.time.total();
                 observer.on_steady(&SteadyRun {
                     replica: self.id,
                     index: flight.index,
@@ -335,6 +365,7 @@ impl Replica {
         time.set(CostTerm::Attention, sum.attention);
         time.set(CostTerm::KvCopy, sum.kv_copy);
         time.set(CostTerm::Host, sum.host);
+        self.busy += time.total();
         if taken > shown {
             observer.on_steady(&SteadyRun {
                 replica: self.id,

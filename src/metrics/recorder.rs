@@ -9,7 +9,7 @@ use super::timeline::Timeline;
 use super::trust::Trusted;
 use crate::cost::trust::TermGrades;
 use crate::engine::observer::{
-    CompletedStep, Observer, Outcome, RequestRecord, ScheduledStep, SteadyRun,
+    CompletedStep, Observer, Outcome, ReplicaReport, RequestRecord, ScheduledStep, SteadyRun,
 };
 use crate::request::FinishReason;
 use crate::scheduler::StepKind;
@@ -106,6 +106,7 @@ pub struct Recorder {
     pub(super) latencies: Latencies,
     pub(super) tally: Tally,
     pub(super) steps: StepTotals,
+    pub(super) replicas: Vec<ReplicaReport>,
     timeline: Timeline,
     /// Gaps and sequences of the step that is about to be reported: only its end says on which side
     /// of the warm-up and of the deadline they lie.
@@ -122,6 +123,7 @@ impl Recorder {
             latencies: Latencies::default(),
             tally: Tally::default(),
             steps: StepTotals::default(),
+            replicas: Vec::new(),
             timeline: Timeline::default(),
             gaps: Vec::new(),
         }
@@ -333,6 +335,10 @@ impl Observer for Recorder {
         } else {
             self.fail(reason);
         }
+    }
+
+    fn on_replicas(&mut self, replicas: &[ReplicaReport]) {
+        self.replicas = replicas.to_vec();
     }
 }
 

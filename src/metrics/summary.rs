@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::confidence::Interval;
 use super::distribution::{Distribution, Figures};
+use super::fleet::ReplicaSummary;
 use super::histogram::RELATIVE_ERROR;
 use super::quantile::Quantile;
 use super::recorder::{Recorder, Tally};
@@ -176,6 +177,9 @@ pub struct Summary {
     /// Terms of no better grade, largest share first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trust_limits: Vec<String>,
+    /// By number, where there are several; of the whole run, warm-up included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaSummary>,
     /// Assumptions and extrapolations behind the figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -271,6 +275,7 @@ impl Summary {
             trust: None,
             trust_shares: BTreeMap::new(),
             trust_limits: Vec::new(),
+            replicas: ReplicaSummary::of(&recorder.replicas),
             notes: Vec::new(),
             seeds: None,
             intervals: BTreeMap::new(),
@@ -329,6 +334,16 @@ fn merge(values: &[&Value], key: &str, intervals: &mut BTreeMap<String, Interval
             values.iter().all(|value| value.as_bool() == Some(true)).into()
         }
         Value::Bool(_) => values.iter().any(|value| value.as_bool() == Some(true)).into(),
+        // Rows, one by one.
+        Value::Array(rows) if rows.first().is_some_and(Value::is_object) => {
+            let lists: Vec<_> = values.iter().filter_map(|value| value.as_array()).collect();
+            let longest = lists.iter().map(|list| list.len()).max().unwrap_or(0);
+            let row = |i: usize| {
+                let rows: Vec<_> = lists.iter().filter_map(|list| list.get(i)).collect();
+                merge(&rows, &format!("{key}.{i}"), intervals)
+            };
+            (0..longest).map(row).collect()
+        }
         Value::Array(_) => {
             let mut union = Vec::new();
             for item in values.iter().filter_map(|value| value.as_array()).flatten() {

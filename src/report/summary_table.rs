@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table};
 
+use super::fleet_table;
 use super::listing::{plain_table, tidy};
 use super::style::{Style, count, number};
 use crate::cost::trust::Trust;
@@ -18,6 +19,7 @@ pub fn render(name: &str, summary: &Summary, style: Style) -> String {
         text.push('\n');
         text.push_str(&time);
     }
+    text.push_str(&fleet_table::replicas(summary));
     if let Some(slo) = &summary.slo {
         let verdict = if slo.met { style.good("met") } else { style.bad("missed") };
         let share = slo.attainment.map_or("-".into(), |a| format!("{} %", number(a * 100.0, 4)));
@@ -193,11 +195,11 @@ fn with_interval(summary: &Summary, key: &str, value: f64, digits: u32) -> Strin
     }
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{} %", number(share * 100.0, 3))
 }
 
-fn pad(table: &mut Table, alignment: impl Fn(usize) -> CellAlignment) {
+pub(super) fn pad(table: &mut Table, alignment: impl Fn(usize) -> CellAlignment) {
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         column.set_cell_alignment(alignment(i));

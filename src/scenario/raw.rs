@@ -4,6 +4,7 @@
 //! bounds; `shape` checks a file against that schema before these structs are filled, so a key is
 //! described in one place only. Places in the text stay with the tree of `document`.
 
+mod fleet;
 mod workload;
 
 use schemars::JsonSchema;
@@ -16,6 +17,7 @@ use crate::model::{DtypeSetting, WeightFormat};
 use crate::time::SimDuration;
 use crate::units::UsdPerHour;
 
+pub use fleet::*;
 pub use workload::*;
 
 use super::settings::{StaticSettings, TgiSettings, TgisSettings, VllmSettings};
@@ -33,6 +35,8 @@ pub struct RawScenario {
     pub hardware: RawHardware,
     /// What serves it.
     pub engine: RawEngine,
+    /// Several machines, and how requests are spread over them (default: one machine).
+    pub fleet: Option<RawFleet>,
     /// What clients send, and when.
     pub workload: RawWorkload,
     /// What is measured, and how.

@@ -85,6 +85,21 @@ fn each_mistake_is_named_with_its_place_and_a_remedy() {
             "tensor-parallel-size = 2\nreplicas = 3",
             &["3 replicas of 2 GPUs need 6 GPUs", "s.toml:12:12"],
         ),
+        (
+            "[workload]",
+            "[fleet]\nrouter = \"prefix\"\n[workload]",
+            &["unknown value of `fleet.router`", "s.toml:17:10", "\"prefix-aware\""],
+        ),
+        (
+            "[workload]",
+            "[fleet]\nmachines = 0\n[workload]",
+            &["`fleet.machines` must be at least 1", "s.toml:17:12"],
+        ),
+        (
+            "[workload]",
+            "[fleet]\nrouter = \"random\"\n[fleet.prefix-aware]\ncache-threshold = 0.5\n[workload]",
+            &["settings of the router prefix-aware", "s.toml:18:8", "- the router is random"],
+        ),
         ("clients = 10", "clients = 0", &["must be at least 1", "s.toml:20:11", "zero"]),
         ("clients = 10", "clients = 1.5", &["must be a whole number", "a fraction"]),
         ("clients = 10", "clients = inf", &["must be a whole number"]),

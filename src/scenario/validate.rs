@@ -3,6 +3,7 @@
 
 mod deployment;
 pub mod engine;
+mod fleet;
 pub mod workload;
 
 use std::io;
@@ -201,10 +202,14 @@ pub fn scenario(
         }
         _ => None,
     };
+    let fleet = fleet::fleet(raw.fleet, &mut context);
     let workload = workload::workload(raw.workload, &mut context, &mut notes);
     let measure = workload::measure(raw.measure, workload.as_ref(), &mut context);
     if let (Some(workload), Some(engine)) = (&workload, &engine) {
         notes.extend(workload::without_effect(workload, &engine.effective));
+        if let Some(fleet) = &fleet {
+            notes.extend(fleet::without_effect(fleet, workload, &engine.effective));
+        }
     }
 
     let (model, instance, engine) = (model?, instance?, engine?);
@@ -220,6 +225,7 @@ pub fn scenario(
             deployment: raw.hardware.deployment.unwrap_or_else(|| "auto".into()),
         },
         engine,
+        fleet,
         workload: workload?,
         measure: measure?,
         notes,
