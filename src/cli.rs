@@ -109,7 +109,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
         Command::Sweep(args) => sweep::run(args, registry),
         Command::Capacity(args) => capacity::run(args, registry),
         Command::Compare(args) => compare::run(args, registry),
-        Command::Validate(args) => validate::run(args),
+        Command::Validate(args) => validate::run(args, registry),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),
         Command::Record(args) => record::run(args, registry),

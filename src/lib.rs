@@ -43,6 +43,7 @@ pub mod engine;
 pub mod engine_name;
 pub mod hardware;
 pub mod kv_cache;
+pub mod load_test;
 pub mod metrics;
 pub mod model;
 pub mod named;

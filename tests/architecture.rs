@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["metrics"],
     &["trace"],
     &["scenario"],
-    &["deploy", "calibrate", "sweep", "compare", "conformance", "validate"],
+    &["deploy", "calibrate", "sweep", "compare", "conformance", "validate", "load_test"],
     &["report"],
     &["tui"],
     &["cli"],

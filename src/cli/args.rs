@@ -6,15 +6,19 @@
 
 mod compare;
 mod sweep;
+mod validate;
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::load_test::ResultFormat;
 use crate::scenario::Override;
 
 pub use compare::{CompareArgs, Side};
 pub use sweep::{CapacityArgs, MergeArgs, Searched, SweepArgs, SweepCommand};
+pub use validate::ValidateArgs;
 
 /// Simulates LLM serving on GPUs: latency, throughput, memory and cost, without the GPUs.
 #[derive(Debug, Parser)]
@@ -51,7 +55,8 @@ pub enum Command {
     Capacity(CapacityArgs),
     /// Compare two scenarios under the same requests; exit 1 if the second is worse
     Compare(CompareArgs),
-    /// Compare predictions with published measurements; exit 1 if a stated bound is broken
+    /// Compare predictions with published measurements, or with a load test of your own; exit 1 if a
+    /// stated bound is broken
     Validate(ValidateArgs),
     /// Make a profile from measurements
     Calibrate(CalibrateArgs),
@@ -83,7 +88,8 @@ pub enum Format {
   servesim run scenarios/redhat/llama-2-7b-g5.2xlarge.toml --format json
   servesim run --model llama-3-8b --gpu a100-80gb --engine vllm-0.32 --request-rate 4 \\
       --input-len 512 --output-len 128 --num-prompts 1000
-  servesim run scenario.toml --set engine.vllm.block-size=32 --out results")]
+  servesim run scenario.toml --set engine.vllm.block-size=32 --out results
+  servesim run scenario.toml --result-format guidellm > benchmarks.json")]
 pub struct RunArgs {
     #[command(flatten)]
     pub scenario: ScenarioArgs,
@@ -95,6 +101,10 @@ pub struct RunArgs {
     /// Also write steps.csv, one row per engine step (takes every step on its own)
     #[arg(long, requires = "out")]
     pub steps: bool,
+
+    /// Print the result as a load tester's own JSON, by its definitions; with --out into that folder
+    #[arg(long, value_name = "TOOL", value_parser = result_format())]
+    pub result_format: Option<ResultFormat>,
 
     /// Take every step on its own instead of jumping over equal ones; the results are the same
     #[arg(long)]
@@ -132,19 +142,6 @@ pub struct WorkloadCommandArgs {
     pub scenario: ScenarioArgs,
 
     /// How the description is printed
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub format: Format,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  servesim validate
-  servesim validate redhat --format json")]
-pub struct ValidateArgs {
-    /// The suite; all of them without one
-    pub suite: Option<String>,
-
-    /// How the comparison is printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
 }
@@ -291,7 +288,7 @@ pub enum SchemaOf {
 }
 
 /// A scenario and what is changed in it.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct ScenarioArgs {
     /// A scenario file, or the name of an embedded one (`servesim list scenarios`). Without one, the
     /// flags describe the deployment; without flags either, an embedded default runs
@@ -320,7 +317,7 @@ impl ScenarioArgs {
 }
 
 /// Model, machine and engine.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Deployment")]
 pub struct DeploymentArgs {
     /// A preset, or the path of a Hugging Face config.json
@@ -472,7 +469,7 @@ impl DeploymentArgs {
 }
 
 /// Arrivals, lengths, the end of the run, and what is measured.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Workload")]
 pub struct WorkloadArgs {
     /// Clients that each wait for their answer before they send again
@@ -620,6 +617,11 @@ impl WorkloadArgs {
             ("--slo-e2el", "measure.slo.e2el", &self.slo_e2el),
         ])
     }
+}
+
+fn result_format() -> impl TypedValueParser<Value = ResultFormat> {
+    PossibleValuesParser::new(ResultFormat::names())
+        .map(|name| name.parse().expect("one of the possible values"))
 }
 
 fn valued(flags: &[(&str, &str, &Option<String>)]) -> Vec<Override> {

@@ -16,6 +16,7 @@ use crate::cost::profile::lookup::{Match, Profiles};
 use crate::deploy::{DeployError, Deployment, Simulated};
 use crate::engine::RunTotals;
 use crate::engine::invariants::Invariants;
+use crate::load_test::{self, Log};
 use crate::metrics::{Recorder, Summary};
 use crate::report::plot_data::{TIMELINE_HEADER, timeline_rows};
 use crate::report::requests::REQUESTS_HEADER;
@@ -29,18 +30,15 @@ const BATCH: u64 = 64;
 
 pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let scenario = input::scenario(&args.scenario, registry)?;
-    let deployment = match Deployment::new(&scenario) {
-        Ok(deployment) => deployment,
-        Err(DeployError::DoesNotFit(plan)) => {
-            memory::print(&scenario, &plan, args.format)?;
-            return Ok(Outcome::Negative);
-        }
-        Err(error @ (DeployError::Tgis(_) | DeployError::Tgi(_))) => {
-            output::complain(&format!("does not start: {error}"));
-            return Ok(Outcome::Negative);
-        }
-        // What the simulator has no coefficients for is refused, not guessed.
-        Err(error @ DeployError::Cost(_)) => return Err(Failure::bad_input(error)),
+    if args.result_format.is_some() && scenario.measure.seeds > 1 {
+        return Err(Failure::bad_input(format!(
+            "a load tester's result is of one run, and the scenario asks for {} seeds\n\
+             help: leave out --result-format, or add --seeds 1",
+            scenario.measure.seeds
+        )));
+    }
+    let Some(deployment) = deploy(&scenario, args.format)? else {
+        return Ok(Outcome::Negative);
     };
     // Only now: what cannot run leaves no folder behind.
     let out = args.out.as_deref().map(OutDir::create).transpose()?;
@@ -60,10 +58,18 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
     summary.notes = notes(&scenario, &deployment, &series.extrapolations);
 
     let provenance = provenance(&deployment);
+    let result = args
+        .result_format
+        .zip(series.seen.take())
+        .map(|(format, seen)| (format.file_name(), json::pretty(&format.document(&seen))));
+    let mut printed = None;
     if let Some(out) = &out {
-        series.write(out, json::run_object(&scenario, &summary, &provenance, None))?;
+        series.write(out, json::run_object(&scenario, &summary, &provenance, None), result)?;
+    } else {
+        printed = result.map(|(_, bytes)| bytes);
     }
     output::print(&match args.format {
+        _ if printed.is_some() => printed.unwrap_or_default(),
         Format::Table => {
             summary_table::render(&scenario.name, &summary, output::stdout_style()).into_bytes()
         }
@@ -71,6 +77,26 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
         Format::Csv => csv::summary(&scenario.name, &summary),
     })?;
     Ok(verdict(&summary, &series.broken))
+}
+
+/// The scenario as it would be deployed; `None` where it does not start, which has been said.
+pub(super) fn deploy(
+    scenario: &Scenario,
+    format: Format,
+) -> Result<Option<Deployment<'_>>, Failure> {
+    match Deployment::new(scenario) {
+        Ok(deployment) => Ok(Some(deployment)),
+        Err(DeployError::DoesNotFit(plan)) => {
+            memory::print(scenario, &plan, format)?;
+            Ok(None)
+        }
+        Err(error @ (DeployError::Tgis(_) | DeployError::Tgi(_))) => {
+            output::complain(&format!("does not start: {error}"));
+            Ok(None)
+        }
+        // What the simulator has no coefficients for is refused, not guessed.
+        Err(error @ DeployError::Cost(_)) => Err(Failure::bad_input(error)),
+    }
 }
 
 /// Whether the run answers its question, and if not, why, on standard error.
@@ -88,7 +114,7 @@ fn verdict(summary: &Summary, broken: &[String]) -> Outcome {
 }
 
 /// What was assumed, and where the cost model left the range of its measurements.
-fn notes(
+pub(super) fn notes(
     scenario: &Scenario,
     deployment: &Deployment<'_>,
     extrapolations: &[Extrapolation],
@@ -130,6 +156,8 @@ struct Series {
     extrapolations: Vec<Extrapolation>,
     /// Rows of all seeds in order, if files are wanted.
     rows: Option<Rows>,
+    /// What the clients saw, if a load tester's result is wanted.
+    seen: Option<load_test::Run>,
 }
 
 impl Series {
@@ -148,6 +176,7 @@ impl Series {
             broken: Vec::new(),
             extrapolations: Vec::new(),
             rows: None,
+            seen: None,
         };
         if seeds == 1 {
             series.add(one_seed(args, deployment, first, out, Some(watch))?, out)?;
@@ -177,6 +206,7 @@ impl Series {
         self.totals.requests += run.totals.requests;
         self.totals.end = self.totals.end.max(run.totals.end);
         self.broken.extend(run.broken);
+        self.seen = run.seen;
         merge(&mut self.extrapolations, &run.extrapolations);
         if let (Some(out), Some(rows)) = (out, run.rows) {
             match &mut self.rows {
@@ -187,7 +217,12 @@ impl Series {
         Ok(())
     }
 
-    fn write(&mut self, out: &OutDir, summary: Vec<u8>) -> Result<(), Failure> {
+    fn write(
+        &mut self,
+        out: &OutDir,
+        summary: Vec<u8>,
+        result: Option<(&str, Vec<u8>)>,
+    ) -> Result<(), Failure> {
         let rows = self.rows.take().expect("rows are gathered where files are wanted");
         let header = |text: &str| Content::Bytes(text.as_bytes().to_vec());
         let mut files = vec![
@@ -198,6 +233,7 @@ impl Series {
         if let Some(steps) = rows.steps {
             files.push(("steps.csv", vec![header(&steps_header()), Content::Scratch(steps)]));
         }
+        files.extend(result.map(|(name, bytes)| (name, vec![Content::Bytes(bytes)])));
         out.write(files)
     }
 }
@@ -234,6 +270,7 @@ struct OneRun {
     broken: Vec<String>,
     extrapolations: Vec<Extrapolation>,
     rows: Option<Rows>,
+    seen: Option<load_test::Run>,
 }
 
 /// Simulates one seed. Progress is shown where there is a `watch`.
@@ -261,13 +298,16 @@ fn one_seed(
             ),
             (
                 args.check.then(Invariants::default),
-                watch.and_then(|watch| Progress::new(goal, watch.started())),
+                (
+                    watch.and_then(|watch| Progress::new(goal, watch.started())),
+                    args.result_format.map(|_| Log::new(deployment.measure())),
+                ),
             ),
         ),
     );
     let Simulated { totals, observer, cost } =
         deployment.simulate_noting(seed, observer, args.step_by_step);
-    let (recorder, ((requests, steps), (invariants, progress))) = observer;
+    let (recorder, ((requests, steps), (invariants, (progress, log)))) = observer;
     drop(progress);
 
     let rows = match (out, requests) {
@@ -291,6 +331,7 @@ fn one_seed(
         broken,
         extrapolations: cost.extrapolations().to_vec(),
         rows,
+        seen: log.map(|log| log.run(deployment.scenario(), seed)),
     })
 }
 

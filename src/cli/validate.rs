@@ -1,14 +1,27 @@
-//! `servesim validate`: predictions beside published measurements.
+//! `servesim validate`: predictions beside published measurements, or beside a load test.
+
+mod against;
 
 use serde_json::Value;
 
 use super::args::{Format, ValidateArgs};
 use super::{Failure, Outcome, output};
 use crate::report::{Listing, Style, json};
+use crate::scenario::Registry;
 use crate::validate::{self, Report, Suite};
 
-pub fn run(args: &ValidateArgs) -> Result<Outcome, Failure> {
-    let suites = match &args.suite {
+pub fn run(args: &ValidateArgs, registry: &Registry) -> Result<Outcome, Failure> {
+    let scenario = args.scenario();
+    if let Some(file) = &args.against {
+        return against::run(args, file, &scenario, registry);
+    }
+    if scenario.deployment.names_a_deployment() || !scenario.overrides().is_empty() {
+        return Err(Failure::bad_input(
+            "the suites have scenarios of their own, which flags do not change\n\
+             help: --against RESULT.json sets a scenario beside a load test of yours",
+        ));
+    }
+    let suites = match &args.what {
         Some(name) => vec![name.parse::<Suite>().map_err(Failure::bad_input)?],
         None => Suite::ALL.to_vec(),
     };

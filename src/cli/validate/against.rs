@@ -1,0 +1,179 @@
+//! `servesim validate --against RESULT.json SCENARIO.toml`.
+
+use std::path::Path;
+
+use serde_json::{Value, json as object};
+
+use super::super::args::{Format, ScenarioArgs, ValidateArgs};
+use super::super::{Failure, Outcome, input, output, run};
+use super::percent;
+use crate::deploy::Simulated;
+use crate::load_test::read::{ReadError, TOLD_BY};
+use crate::load_test::{self, Comparison, Log};
+use crate::report::{Listing, Style, json};
+use crate::scenario::Registry;
+
+pub fn run(
+    args: &ValidateArgs,
+    file: &Path,
+    scenario: &ScenarioArgs,
+    registry: &Registry,
+) -> Result<Outcome, Failure> {
+    if scenario.scenario.is_none() && !scenario.deployment.names_a_deployment() {
+        return Err(Failure::bad_input(
+            "what the load test ran is missing\n\
+             help: name its scenario, as in --against RESULT.json SCENARIO.toml",
+        ));
+    }
+    let bytes = std::fs::read(file)
+        .map_err(|error| Failure::bad_input(format!("cannot read {}: {error}", file.display())))?;
+    let measured = load_test::read(&bytes, args.benchmark)
+        .map_err(|error| Failure::bad_input(unread(file, &error)))?;
+    let mut scenario = input::scenario(scenario, registry)?;
+    scenario.measure.convention = measured.format.convention();
+    let Some(deployment) = run::deploy(&scenario, args.format)? else {
+        return Ok(Outcome::Negative);
+    };
+    let seed = scenario.workload.seed;
+    let Simulated { observer: log, cost, .. } =
+        deployment.simulate_noting(seed, Log::new(deployment.measure()), false);
+    let notes = run::notes(&scenario, &deployment, cost.extrapolations());
+    if let Some(failure) = scenario.workload.trace_failure() {
+        return Err(Failure::Environment(format!("error: {failure}")));
+    }
+    let comparison = load_test::compare(&measured, &log.run(&scenario, seed));
+    let beyond: Vec<_> = args
+        .tolerance
+        .into_iter()
+        .flat_map(|tolerance| comparison.beyond(tolerance))
+        .map(|row| row.metric.clone())
+        .collect();
+    match args.format {
+        Format::Table => {
+            let title = format!("{} beside {}", scenario.name, file.display());
+            let style = output::stdout_style();
+            let mut text = render(&title, &comparison, args.tolerance, &beyond, style);
+            for note in notes {
+                text.push_str(&style.dim(&format!("note: {note}")));
+                text.push('\n');
+            }
+            output::print(text.as_bytes())?;
+        }
+        Format::Json => output::print(&json::pretty(&object!({
+            "scenario": scenario.name,
+            "against": file,
+            "format": comparison.format,
+            "rows": comparison.rows,
+            "warnings": comparison.warnings,
+            "notes": notes,
+            "tolerance": args.tolerance,
+            "beyond_tolerance": beyond,
+        })))?,
+        Format::Csv => {
+            output::print(&rows(&comparison).to_csv())?;
+            comparison.warnings.iter().for_each(|w| output::complain(&format!("warning: {w}")));
+        }
+    }
+    Ok(if beyond.is_empty() { Outcome::Done } else { Outcome::Negative })
+}
+
+/// What is wrong with the file, and what would be right.
+fn unread(file: &Path, error: &ReadError) -> String {
+    let file = file.display();
+    match error {
+        ReadError::NotJson { message, .. } => {
+            format!(
+                "{file} is not JSON: {message}\nhelp: a load tester's result is one JSON object"
+            )
+        }
+        ReadError::Unknown { found } => {
+            let mut text = format!("{file} is no result of a load tester that is known here\n");
+            for (format, by) in TOLD_BY {
+                text.push_str(&format!("looked for {by} ({format})\n"));
+            }
+            if found.is_empty() {
+                text.push_str("found no object");
+            } else {
+                text.push_str(&format!("found the keys {}", found.join(", ")));
+            }
+            text
+        }
+        ReadError::Several { labels } => {
+            let mut text = format!("{file}: {error}\nhelp: choose one with --benchmark N");
+            for (i, label) in labels.iter().enumerate() {
+                text.push_str(&format!("\n  {i}: {label}"));
+            }
+            text
+        }
+        ReadError::OutOfRange { .. } | ReadError::Empty { .. } => format!("{file}: {error}"),
+    }
+}
+
+fn render(
+    title: &str,
+    comparison: &Comparison,
+    tolerance: Option<f64>,
+    beyond: &[String],
+    style: Style,
+) -> String {
+    let mut text =
+        format!("{}, by the definitions of {}\n\n", style.bold(title), comparison.format);
+    text.push_str(&for_people(comparison).to_table());
+    for warning in &comparison.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    if let Some(tolerance) = tolerance {
+        let within = format!("within {:.4} %", tolerance * 100.0);
+        let within = within.replace(".0000 %", " %");
+        text.push_str(&match beyond {
+            [] => format!("{} {within}\n", style.good("all")),
+            beyond => format!("{} {within}: {}\n", style.bad("not"), beyond.join(", ")),
+        });
+    }
+    text
+}
+
+fn for_people(comparison: &Comparison) -> Listing {
+    let mut listing = Listing::new(&[
+        ("metric", "metric"),
+        ("unit", "unit"),
+        ("measured", "measured"),
+        ("predicted", "predicted"),
+        ("error", "error"),
+        ("place", "in the file"),
+    ]);
+    let rounded = |value: f64| Value::from((value * 1000.0).round() / 1000.0);
+    for row in &comparison.rows {
+        listing.push(vec![
+            row.metric.clone().into(),
+            row.unit.into(),
+            rounded(row.measured),
+            row.predicted.map_or(Value::Null, rounded),
+            row.error.map(percent).into(),
+            row.place.clone().into(),
+        ]);
+    }
+    listing
+}
+
+fn rows(comparison: &Comparison) -> Listing {
+    let mut listing = Listing::new(&[
+        ("metric", "metric"),
+        ("unit", "unit"),
+        ("measured", "measured"),
+        ("predicted", "predicted"),
+        ("error", "error"),
+        ("place", "in the file"),
+    ]);
+    for row in &comparison.rows {
+        listing.push(vec![
+            row.metric.clone().into(),
+            row.unit.into(),
+            row.measured.into(),
+            row.predicted.into(),
+            row.error.into(),
+            row.place.clone().into(),
+        ]);
+    }
+    listing
+}
