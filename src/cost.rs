@@ -181,9 +181,9 @@ impl CostTerm {
         }
     }
 
-    /// Whether the term is GPU time (the host runs beside it).
+    /// Whether the term is GPU time (the host runs beside it): all but the last two.
     pub const fn is_gpu(self) -> bool {
-        !matches!(self, Self::Host | Self::Serial)
+        (self as usize) < Self::Host as usize
     }
 }
 
@@ -214,7 +214,7 @@ impl StepTime {
 
     /// The GPU terms only.
     pub fn gpu(&self) -> SimDuration {
-        CostTerm::ALL.into_iter().filter(|t| t.is_gpu()).map(|t| self.get(t)).sum()
+        SimDuration::from_nanos(self.nanos[..CostTerm::Host as usize].iter().sum())
     }
 
     /// Adds `other` taken `times` times, term by term.
@@ -236,8 +236,8 @@ pub trait StepCost {
 
     /// The price of pure decode steps of `seqs` sequences as a function of their total context.
     ///
-    /// `decode(n).at(c)`, skewed by the spread, must equal `step` of the same shape: the engine uses
-    /// it to walk long stretches of decoding without building a shape for each step.
+    /// `decode(n).of(shape)` must equal `step(shape)`: the engine uses it to walk long stretches of
+    /// decoding without building a shape for each step.
     fn decode(&mut self, seqs: u32) -> DecodeCost;
 }
 
@@ -288,22 +288,20 @@ pub enum ContextCost {
 }
 
 impl ContextCost {
-    /// The same and `nanos` more; a recorded schedule's cost knows no fractions and stays.
-    fn plus(mut self, nanos: f64) -> Self {
-        match &mut self {
-            Self::Curve { constant, .. } | Self::Windowed { constant, .. } => *constant += nanos,
-            Self::Zero | Self::Integer { .. } => {}
-        }
-        self
-    }
-
     #[inline]
     pub fn at(&self, context: u64) -> SimDuration {
+        self.at_plus(context, 0.0)
+    }
+
+    /// The same and `more` nanoseconds, rounded with the rest; a recorded schedule's cost knows no
+    /// fractions and leaves them out.
+    #[inline]
+    pub fn at_plus(&self, context: u64, more: f64) -> SimDuration {
         SimDuration::from_nanos(match *self {
             Self::Zero => 0,
             Self::Curve { constant, per_token, per_sqrt } => {
                 let c = tokens(context);
-                nanos(constant + per_token * c + per_sqrt * c.sqrt())
+                nanos((constant + more) + per_token * c + per_sqrt * c.sqrt())
             }
             Self::Windowed {
                 constant,
@@ -317,7 +315,7 @@ impl ContextCost {
                 let seen = c.min(window);
                 let full = per_token * c + per_sqrt * c.sqrt();
                 let sliding = window_per_token * seen + window_per_sqrt * seen.sqrt();
-                nanos(constant + full + sliding)
+                nanos((constant + more) + full + sliding)
             }
             Self::Integer { numerator, denominator, unit } => {
                 context * numerator / denominator * unit
@@ -349,31 +347,29 @@ pub struct DecodeStep {
 }
 
 impl DecodeCost {
-    /// The same for the unequal contexts of `shape` ([`StepShape::decode_spread`]); `None` where
-    /// that changes nothing.
+    /// Nanoseconds of attention that the unequal contexts of `shape` add
+    /// ([`StepShape::decode_spread`]). They stay as they are while the batch only decodes.
     #[inline]
-    pub fn skewed(&self, shape: &StepShape) -> Option<Self> {
-        if self.per_spread <= 0.0 {
-            return None;
-        }
-        let spread = shape.decode_spread();
-        if spread == 0 {
-            return None;
-        }
-        let attention = self.attention.plus(self.per_spread * f64::from(spread));
-        Some(Self { attention, ..*self })
+    pub fn skew(&self, shape: &StepShape) -> f64 {
+        if self.per_spread > 0.0 { self.per_spread * f64::from(shape.decode_spread()) } else { 0.0 }
     }
 
-    /// The step over `context` tokens in all, the new ones included; `kv_copy_tokens` of them are
-    /// copied.
+    /// The step over `context` tokens in all, the new ones included, with `skew` nanoseconds more of
+    /// attention; `kv_copy_tokens` of them are copied.
     #[inline]
-    pub fn at(&self, context: u64, kv_copy_tokens: u64) -> DecodeStep {
-        let attention = self.attention.at(context);
+    pub fn at(&self, context: u64, skew: f64, kv_copy_tokens: u64) -> DecodeStep {
+        let attention = self.attention.at_plus(context, skew);
         let kv_copy =
             if kv_copy_tokens == 0 { SimDuration::ZERO } else { self.kv_copy.at(kv_copy_tokens) };
         let varying = attention + kv_copy;
         let host = self.host.saturating_sub(self.fixed_gpu + varying);
         DecodeStep { attention, kv_copy, host, total: self.fixed_total + varying + host }
+    }
+
+    /// The step of `shape`, which is one of these.
+    #[inline]
+    pub fn of(&self, shape: &StepShape) -> DecodeStep {
+        self.at(shape.decode_context, self.skew(shape), shape.kv_copy_tokens)
     }
 
     /// The same step with all its terms.

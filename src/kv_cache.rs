@@ -1,15 +1,18 @@
 //! The paged KV cache of one replica: how many blocks are free, and, where it matters, which.
 //!
-//! Two modes stand behind one interface. *Counted*: without prefix caching nobody can tell one
+//! Three modes stand behind one interface. *Counted*: without prefix caching nobody can tell one
 //! block from another, so only the number of free blocks exists and a block costs nothing.
-//! *Identified*: block ids, reference counts, the order of the free queue and content keys, as the
-//! engine has them; needed for prefix caching and for recorded schedules. How many blocks there are
-//! in the first place is [`memory_plan`]'s answer.
+//! *Unshared*: with prefix caching, but no two requests have anything in common; counted, and what
+//! preempted requests left is remembered. *Identified*: block ids, reference counts, the order of
+//! the free queue and content keys, as the engine has them; needed where prompts share something,
+//! and for recorded schedules. How many blocks there are in the first place is [`memory_plan`]'s
+//! answer.
 
 mod audit;
 pub mod block_pool;
 pub mod memory_plan;
 pub mod prefix;
+mod unshared;
 
 use std::sync::Arc;
 
@@ -18,6 +21,7 @@ use crate::request::PromptContent;
 pub use audit::KvAudit;
 use block_pool::{BlockPool, FreeOrder};
 use prefix::{BlockKey, ContentKeys, PrefixIndex};
+use unshared::{Chain, UnsharedQueue};
 
 /// The KV blocks of one replica. Every method is O(blocks that it moves).
 #[derive(Debug)]
@@ -27,7 +31,14 @@ pub struct KvCacheManager {
     shift: Option<u32>,
     usable: u32,
     free: u32,
-    identities: Option<Identities>,
+    mode: Mode,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Counted,
+    Unshared(UnsharedQueue),
+    Identified(Identities),
 }
 
 /// What only the identified mode has.
@@ -42,7 +53,7 @@ struct Identities {
 
 /// The blocks that one sequence holds, and the content that they are keyed by.
 ///
-/// In counted mode it stays empty: how many blocks a sequence holds follows from its tokens.
+/// Without identities it stays empty: how many blocks a sequence holds follows from its tokens.
 #[derive(Debug, Default)]
 pub struct BlockTable {
     blocks: Vec<u32>,
@@ -51,6 +62,8 @@ pub struct BlockTable {
     uid: u64,
     /// Whether a lookup may find blocks that this sequence held before it was preempted.
     remembered: bool,
+    /// What the newest lookup has found of it, where nobody shares.
+    found: Vec<Chain>,
     content: Option<Box<ContentKeys>>,
 }
 
@@ -62,15 +75,16 @@ impl BlockTable {
         self.keyed = 0;
         self.uid = uid;
         self.remembered = false;
+        self.found.clear();
         self.content = content.map(|c| Box::new(ContentKeys::new(Arc::clone(c))));
     }
 
-    /// Block ids, first to last; empty in counted mode.
+    /// Block ids, first to last; empty without identities.
     pub fn blocks(&self) -> &[u32] {
         &self.blocks
     }
 
-    /// How many there are; 0 in counted mode.
+    /// How many there are; 0 without identities.
     pub fn held(&self) -> u32 {
         u32::try_from(self.blocks.len()).expect("block ids are u32")
     }
@@ -108,7 +122,14 @@ impl KvCacheManager {
     pub fn counted(usable: u32, block_size: u32) -> Self {
         assert!(block_size > 0, "a block holds at least one token");
         let shift = block_size.is_power_of_two().then(|| block_size.trailing_zeros());
-        Self { block_size, shift, usable, free: usable, identities: None }
+        Self { block_size, shift, usable, free: usable, mode: Mode::Counted }
+    }
+
+    /// With prefix caching, for requests of which no two share anything. It gives what identified
+    /// blocks give.
+    pub fn unshared(usable: u32, block_size: u32, order: FreeOrder) -> Self {
+        let mode = Mode::Unshared(UnsharedQueue::new(order));
+        Self { mode, ..Self::counted(usable, block_size) }
     }
 
     /// Blocks with identities. Of `blocks`, number 0 is the null block and never handed out
@@ -121,7 +142,7 @@ impl KvCacheManager {
     ) -> Self {
         let usable = blocks.checked_sub(1).expect("there is at least the null block");
         Self {
-            identities: Some(Identities {
+            mode: Mode::Identified(Identities {
                 pool: BlockPool::new(blocks, order),
                 index: prefix_caching.then(PrefixIndex::default),
                 hits: Vec::new(),
@@ -146,11 +167,15 @@ impl KvCacheManager {
     }
 
     pub fn is_identified(&self) -> bool {
-        self.identities.is_some()
+        matches!(self.mode, Mode::Identified(_))
     }
 
     pub fn caches_prefixes(&self) -> bool {
-        self.identities.as_ref().is_some_and(|i| i.index.is_some())
+        match &self.mode {
+            Mode::Counted => false,
+            Mode::Unshared(_) => true,
+            Mode::Identified(identities) => identities.index.is_some(),
+        }
     }
 
     /// Blocks that `tokens` fill, the last one perhaps in part.
@@ -175,8 +200,14 @@ impl KvCacheManager {
     /// changes nothing that counts: recency is refreshed only by `take_hit`.
     pub fn lookup(&mut self, table: &mut BlockTable, most: u32) -> PrefixHit {
         let block_size = self.block_size;
-        let Some(Identities { pool, index: Some(index), hits }) = &mut self.identities else {
-            return PrefixHit::default();
+        let (pool, index, hits) = match &mut self.mode {
+            Mode::Identified(Identities { pool, index: Some(index), hits }) => (pool, index, hits),
+            Mode::Unshared(queue) if table.remembered => {
+                queue.find(table.uid, most, &mut table.found);
+                let blocks = table.found.iter().map(Chain::blocks).sum();
+                return PrefixHit { blocks, unreferenced: blocks };
+            }
+            _ => return PrefixHit::default(),
         };
         hits.clear();
         if table.content.is_none() && !table.remembered {
@@ -193,14 +224,19 @@ impl KvCacheManager {
 
     /// Gives a sequence the blocks that the newest lookup found for it.
     pub fn take_hit(&mut self, table: &mut BlockTable, hit: PrefixHit) {
-        let Some(Identities { pool, hits, .. }) = &mut self.identities else { return };
         if hit.blocks == 0 {
             return;
         }
-        for &block in hits.iter() {
-            pool.hold(block);
+        match &mut self.mode {
+            Mode::Counted => return,
+            Mode::Unshared(queue) => queue.take_found(table.uid, &table.found),
+            Mode::Identified(Identities { pool, hits, .. }) => {
+                for &block in hits.iter() {
+                    pool.hold(block);
+                }
+                table.blocks.extend_from_slice(hits);
+            }
         }
-        table.blocks.extend_from_slice(hits);
         table.keyed = hit.blocks;
         self.free -= hit.unreferenced;
     }
@@ -208,15 +244,17 @@ impl KvCacheManager {
     /// Gives a sequence `blocks` more. There must be that many free.
     #[inline]
     pub fn grow(&mut self, table: &mut BlockTable, blocks: u32) {
+        let Mode::Identified(Identities { pool, index, .. }) = &mut self.mode else {
+            self.take_counted(blocks);
+            return;
+        };
         self.free = self.free.checked_sub(blocks).expect("the caller has tested for free blocks");
-        if let Some(Identities { pool, index, .. }) = &mut self.identities {
-            let held = table.blocks.len();
-            pool.take(blocks, &mut table.blocks);
-            if let Some(index) = index.as_mut().filter(|index| !index.is_empty()) {
-                // Eviction happens here and only here (vLLM 0.32.0 `get_new_blocks`).
-                for &block in &table.blocks[held..] {
-                    index.forget(block);
-                }
+        let held = table.blocks.len();
+        pool.take(blocks, &mut table.blocks);
+        if let Some(index) = index.as_mut().filter(|index| !index.is_empty()) {
+            // Eviction happens here and only here (vLLM 0.32.0 `get_new_blocks`).
+            for &block in &table.blocks[held..] {
+                index.forget(block);
             }
         }
     }
@@ -224,8 +262,11 @@ impl KvCacheManager {
     /// Takes `blocks` at once for sequences that need no identities.
     #[inline]
     pub fn take_counted(&mut self, blocks: u32) {
-        debug_assert!(self.identities.is_none(), "identified blocks go to a table");
+        debug_assert!(!self.is_identified(), "identified blocks go to a table");
         self.free = self.free.checked_sub(blocks).expect("the caller has tested for free blocks");
+        if let Mode::Unshared(queue) = &mut self.mode {
+            queue.take(blocks);
+        }
     }
 
     /// The first `blocks` of a sequence are full: whoever can share them finds them from now on.
@@ -233,21 +274,43 @@ impl KvCacheManager {
         if blocks <= table.keyed {
             return;
         }
-        let Some(Identities { index: Some(index), .. }) = &mut self.identities else { return };
-        if table.content.is_some() {
-            for block in table.keyed..blocks {
-                let key = key_of(table, block, self.block_size);
-                index.insert(key, table.blocks[block as usize]);
+        match &mut self.mode {
+            Mode::Unshared(_) => {}
+            Mode::Identified(Identities { index: Some(index), .. }) => {
+                if table.content.is_some() {
+                    for block in table.keyed..blocks {
+                        let key = key_of(table, block, self.block_size);
+                        index.insert(key, table.blocks[block as usize]);
+                    }
+                }
             }
+            Mode::Counted | Mode::Identified(_) => return,
         }
         table.keyed = blocks;
     }
 
     /// Takes back all blocks of a sequence: `held` of them, the first `keyed` with a content key.
     pub fn release(&mut self, table: &mut BlockTable, held: u32, keyed: u32, release: Release) {
-        let Some(Identities { pool, index, .. }) = &mut self.identities else {
-            self.free += held;
-            return;
+        let Identities { pool, index, .. } = match &mut self.mode {
+            Mode::Identified(identities) => identities,
+            Mode::Unshared(queue) => {
+                let blocks = (held - keyed, keyed);
+                match release {
+                    Release::Ended => queue.give_back(blocks.0, blocks.1),
+                    Release::Preempted => {
+                        queue.remember(table.uid, blocks, &table.found, self.free);
+                        table.remembered = true;
+                    }
+                }
+                table.found.clear();
+                table.keyed = 0;
+                self.free += held;
+                return;
+            }
+            Mode::Counted => {
+                self.free += held;
+                return;
+            }
         };
         debug_assert_eq!(table.blocks.len(), held as usize, "a table holds what its tokens need");
         let keyed = index.as_ref().map_or(0, |_| keyed);
@@ -266,9 +329,12 @@ impl KvCacheManager {
     }
 
     /// FNV-1a-64 over the free queue's ids from front to back, each as 4 little-endian bytes, as in
-    /// the recorded schedules; `None` in counted mode. O(free blocks).
+    /// the recorded schedules; `None` without identities. O(free blocks).
     pub fn free_queue_hash(&self) -> Option<u64> {
-        self.identities.as_ref().map(|i| i.pool.free_queue_hash())
+        match &self.mode {
+            Mode::Identified(identities) => Some(identities.pool.free_queue_hash()),
+            Mode::Counted | Mode::Unshared(_) => None,
+        }
     }
 }
 

@@ -172,6 +172,15 @@ impl WorkloadSpec {
         Some(format!("cannot read the trace {}: {why}", trace.file))
     }
 
+    /// Whether any two requests may have a prefix in common.
+    pub fn prompts_share(&self) -> bool {
+        let of_askers = |asker: &Tenant| asker.prefix.is_some() || asker.sessions.is_some();
+        match &self.arrivals {
+            ArrivalSpec::Trace(trace) => trace.scan.shares,
+            _ => self.askers().iter().any(of_askers),
+        }
+    }
+
     /// Those who ask: the tenants, or one that is everybody. None where a trace says it all.
     pub fn askers(&self) -> Vec<Tenant> {
         let everybody = self.lengths.iter().filter(|_| self.tenants.is_empty()).map(|lengths| {

@@ -157,7 +157,7 @@ impl StepCost for Linear {
             time.set(CostTerm::Linear, SimDuration::from_millis(ms));
         } else if shape.decode_seqs > 0 {
             let decode = self.decode(shape.decode_seqs);
-            time = decode.time(&decode.at(shape.decode_context, 0));
+            time = decode.time(&decode.at(shape.decode_context, 0.0, 0));
         }
         time
     }

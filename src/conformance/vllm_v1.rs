@@ -90,6 +90,7 @@ impl Config {
             num_gpu_blocks: self.num_gpu_blocks,
             block_size: self.block_size,
             enable_prefix_caching: self.enable_prefix_caching,
+            prompts_share: true,
             enable_chunked_prefill: self.enable_chunked_prefill,
             policy,
             async_scheduling: self.async_scheduling,

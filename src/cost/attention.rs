@@ -180,15 +180,14 @@ impl AttentionForm {
         alone: &PrefillAlone,
     ) -> f64 {
         let (seqs, context) = (f64::from(step.decode_seqs), step.decode_context as f64);
-        let mut seconds = shape.full_layers * self.layer(shape, alone.full, seqs, context);
+        let mut layer = self.layer(shape, alone.full, seqs, context);
         let spread = if self.skew.mixed > 0.0 { step.decode_spread() } else { 0 };
         if spread > 0 {
             let longest = context + seqs * f64::from(spread) * SkewForm::excess(seqs);
-            let more = self.layer(shape, alone.full, seqs, longest)
-                - self.layer(shape, alone.full, seqs, context);
-            let share = (self.skew.mixed / seqs).min(MIXED_SHARE);
-            seconds += shape.full_layers * share * more;
+            let more = self.layer(shape, alone.full, seqs, longest) - layer;
+            layer += (self.skew.mixed / seqs).min(MIXED_SHARE) * more;
         }
+        let mut seconds = shape.full_layers * layer;
         if let Some(windowed) = alone.windowed {
             let context = context.min(seqs * shape.window);
             seconds += shape.window_layers * self.layer(shape, windowed, seqs, context);

@@ -311,25 +311,16 @@ impl StepCost for CalibratedCost {
         let seqs = u64::from(shape.decode_seqs);
         let all_sampled = shape.logits_rows == seqs && shape.sampled_seqs == shape.decode_seqs;
         if shape.is_pure_decode() && all_sampled {
-            let price = |decode: &DecodeCost| {
-                let at = |decode: &DecodeCost| {
-                    decode.time(&decode.at(shape.decode_context, shape.kv_copy_tokens))
-                };
-                match decode.skewed(shape) {
-                    Some(skewed) => at(&skewed),
-                    None => at(decode),
-                }
-            };
             if let Some(known) = self.decodes.get(seqs) {
-                return price(known);
+                return known.time(&known.of(shape));
             }
-            return price(&self.decode(shape.decode_seqs));
+            let decode = self.decode(shape.decode_seqs);
+            return decode.time(&decode.of(shape));
         }
         let (mut time, host) = self.fixed(shape);
         let attention = if shape.is_pure_decode() {
             let decode = self.decode(shape.decode_seqs);
-            let decode = decode.skewed(shape).unwrap_or(decode);
-            decode.attention.at(shape.decode_context)
+            decode.attention.at_plus(shape.decode_context, decode.skew(shape))
         } else {
             self.prefill_attention(shape)
         };

@@ -96,10 +96,12 @@ impl GemmForm {
 
     /// Seconds; zero without rows.
     pub fn seconds(&self, work: &GemmWork) -> f64 {
-        if work.m <= 0.0 {
-            return 0.0;
-        }
-        let blended = self.floor + blend(self.compute(work), self.memory(work), self.blend);
+        if work.m <= 0.0 { 0.0 } else { self.beside_memory(work, self.compute(work)) }
+    }
+
+    /// With the seconds of the tiles known.
+    fn beside_memory(&self, work: &GemmWork, compute: f64) -> f64 {
+        let blended = self.floor + blend(compute, self.memory(work), self.blend);
         // The fit is a curve through noisy points; the hardware's limits are not.
         blended.max(work.flops() / self.peak_limit).max(work.bytes() / self.bandwidth_limit)
     }
@@ -135,6 +137,51 @@ impl GemmForm {
             }
         }
         best
+    }
+}
+
+/// Rows by which every tile of the menu is cut: as long as they are no more, they are all alike.
+const ROW_STEP: f64 = 16.0;
+
+/// Products with one more row step each are remembered up to here: 16,384 rows.
+const REMEMBERED: usize = 1024;
+
+/// The products with weights of one shape. It gives what [`GemmForm::seconds`] gives, and
+/// remembers what the best tiles take, which changes only every [`ROW_STEP`] rows.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    form: GemmForm,
+    n: f64,
+    k: f64,
+    /// By row steps; NaN where it was not asked for.
+    compute: Vec<f64>,
+}
+
+impl Weights {
+    /// Of `n` columns and depth `k`.
+    pub fn new(form: GemmForm, n: f64, k: f64) -> Self {
+        Self { form, n, k, compute: Vec::new() }
+    }
+
+    pub fn form(&self) -> &GemmForm {
+        &self.form
+    }
+
+    /// Seconds of a product with these weights; zero without rows.
+    pub fn seconds(&mut self, work: &GemmWork) -> f64 {
+        debug_assert!(work.n == self.n && work.k == self.k, "{work:?} has other weights");
+        let steps = ceil(work.m / ROW_STEP) as usize;
+        if work.groups != 1.0 || !(1..=REMEMBERED).contains(&steps) {
+            return self.form.seconds(work);
+        }
+        if self.compute.len() < steps {
+            self.compute.resize(steps, f64::NAN);
+        }
+        let compute = &mut self.compute[steps - 1];
+        if compute.is_nan() {
+            *compute = self.form.compute(work);
+        }
+        self.form.beside_memory(work, *compute)
     }
 }
 
@@ -224,6 +271,20 @@ mod tests {
             ];
             for work in more {
                 prop_assert!(form.seconds(&work) >= base * (1.0 - 1e-12), "{work:?}");
+            }
+        }
+
+        #[test]
+        fn what_is_remembered_of_weights_changes_no_product(
+            ms in prop::collection::vec(1u32..20_000, 1..9), n in 1u32..60_000, k in 1u32..30_000,
+        ) {
+            let (n, k) = (f64::from(n), f64::from(k));
+            let mut weights = Weights::new(a10g(), n, k);
+            for m in ms {
+                for m in [m, m + 1, m + 15] {
+                    let work = GemmWork::dense(f64::from(m), n, k, 2.0);
+                    prop_assert_eq!(weights.seconds(&work), a10g().seconds(&work));
+                }
             }
         }
 

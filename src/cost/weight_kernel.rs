@@ -8,7 +8,7 @@ use crate::hardware::Gpu;
 use crate::model::WeightFormat;
 use crate::named::named_enum;
 
-use super::gemm::{GemmForm, GemmWork};
+use super::gemm::{GemmForm, GemmWork, Weights};
 
 named_enum! {
     /// A kernel for quantised weights with 16-bit activations.
@@ -97,12 +97,12 @@ const STRIP: f64 = 64.0;
 impl WeightKernelForm {
     /// Seconds of `work`, whose `weight_bytes` are those of the packed weights: the part that any
     /// kernel would need for these bytes and operations, and what unpacking adds.
-    pub fn seconds(&self, gemm: &GemmForm, work: &GemmWork) -> (f64, f64) {
-        let mut total = self.direct(gemm, work);
+    pub fn seconds(&self, gemm: &mut Weights, work: &GemmWork) -> (f64, f64) {
+        let mut total = self.direct(gemm.form(), work);
         if let Some(unpack) = self.unpack {
             let dense = GemmWork { weight_bytes: 2.0 * work.n * work.k, ..*work };
             let bytes = work.groups * (work.weight_bytes + dense.weight_bytes);
-            let unpacking = unpack.floor + bytes / (unpack.bandwidth * gemm.bandwidth_limit);
+            let unpacking = unpack.floor + bytes / (unpack.bandwidth * gemm.form().bandwidth_limit);
             total = total.min(unpacking + gemm.seconds(&dense));
         }
         let plain = gemm.seconds(work).min(total);
@@ -161,7 +161,7 @@ mod tests {
         let (n, k) = (10240.0, 8192.0);
         let dense = GemmWork::dense(m, n, k, 2.0);
         let packed = GemmWork { weight_bytes: n * k * 4.125 / 8.0, ..dense };
-        let (plain, dequantise) = MARLIN.seconds(&A10G, &packed);
+        let (plain, dequantise) = MARLIN.seconds(&mut Weights::new(A10G, n, k), &packed);
         A10G.seconds(&dense) / (plain + dequantise)
     }
 
@@ -188,7 +188,7 @@ mod tests {
                 weight_bytes: 4096.0 * 4096.0 * 0.52,
                 ..GemmWork::dense(m, 4096.0, 4096.0, 2.0)
             };
-            let (plain, dequantise) = form.seconds(&A10G, &work);
+            let (plain, dequantise) = form.seconds(&mut Weights::new(A10G, work.n, work.k), &work);
             plain + dequantise
         };
         assert_eq!(total(with, 1.0), total(without, 1.0));

@@ -106,6 +106,7 @@ impl EngineConfig {
             let server = server(&scenario.engine.effective, plan);
             return Ok(Self::Custom(Arc::clone(custom), server));
         }
+        let share = scenario.workload.prompts_share();
         Ok(match &scenario.engine.effective {
             EffectiveSettings::Tgis(s) => {
                 let config = tgis(engine, s, plan);
@@ -120,8 +121,8 @@ impl EngineConfig {
             EffectiveSettings::Vllm(s) => match engine {
                 EngineName::Vllm0_2_7 => Self::VllmV0(vllm_v0(VllmV0Rules::V0_2_7, s, plan)),
                 EngineName::Vllm0_4_2 => Self::VllmV0(vllm_v0(VllmV0Rules::V0_4_2, s, plan)),
-                EngineName::Vllm0_13 => Self::VllmV1(vllm_v1(VllmV1Rules::V0_13, s, plan)),
-                _ => Self::VllmV1(vllm_v1(VllmV1Rules::V0_32, s, plan)),
+                EngineName::Vllm0_13 => Self::VllmV1(vllm_v1(VllmV1Rules::V0_13, s, plan, share)),
+                _ => Self::VllmV1(vllm_v1(VllmV1Rules::V0_32, s, plan, share)),
             },
             EffectiveSettings::Static(s) => Self::Static(StaticConfig {
                 batch_size: s.batch_size,
@@ -300,7 +301,12 @@ fn vllm_v0(rules: VllmV0Rules, s: &VllmEffective, plan: &MemoryPlan) -> VllmV0Co
     }
 }
 
-fn vllm_v1(rules: VllmV1Rules, s: &VllmEffective, plan: &MemoryPlan) -> VllmV1Config {
+fn vllm_v1(
+    rules: VllmV1Rules,
+    s: &VllmEffective,
+    plan: &MemoryPlan,
+    prompts_share: bool,
+) -> VllmV1Config {
     VllmV1Config {
         max_model_len: s.max_model_len,
         max_num_seqs: s.max_num_seqs,
@@ -310,6 +316,7 @@ fn vllm_v1(rules: VllmV1Rules, s: &VllmEffective, plan: &MemoryPlan) -> VllmV1Co
         num_gpu_blocks: u32::try_from(plan.kv_blocks).unwrap_or(u32::MAX),
         block_size: s.block_size,
         enable_prefix_caching: s.enable_prefix_caching,
+        prompts_share,
         enable_chunked_prefill: s.enable_chunked_prefill,
         policy: match s.scheduling_policy {
             SchedulingPolicy::Fcfs => Policy::Fcfs,

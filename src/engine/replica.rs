@@ -289,8 +289,7 @@ impl Replica {
             Some((n, cost)) if *n == seqs => cost,
             other => &mut other.insert((seqs, self.cost.decode(seqs))).1,
         };
-        let skewed = decode.skewed(&shape);
-        let decode = skewed.as_ref().unwrap_or(decode);
+        let skew = decode.skew(&shape);
 
         // The pipeline as a ring of what varies from step to step.
         let depth = self.depth;
@@ -340,7 +339,7 @@ impl Replica {
             if copies {
                 shape.kv_copy_tokens += grow;
             }
-            let next = decode.at(shape.decode_context, shape.kv_copy_tokens);
+            let next = decode.at(shape.decode_context, skew, shape.kv_copy_tokens);
             let start = last_end.max(end);
             last_end = start + next.total;
             ring[oldest] = (start, last_end, next);

@@ -1,6 +1,6 @@
 //! The KV blocks counted anew, one by one, against what the bookkeeping says: for checks only.
 
-use super::{BlockTable, Identities, KvCacheManager};
+use super::{BlockTable, Identities, KvCacheManager, Mode};
 
 /// Where all the units of a KV cache are: blocks where the engine has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,19 @@ impl KvCacheManager {
             held,
             cached: 0,
         };
-        let Some(Identities { pool, index, .. }) = &self.identities else { return audit };
+        let Identities { pool, index, .. } = match &self.mode {
+            Mode::Identified(identities) => identities,
+            Mode::Counted => return audit,
+            Mode::Unshared(queue) => {
+                let (cached, queued) = queue.count();
+                if queued > 0 && queued != audit.free {
+                    broken.push(format!("{} blocks are counted free, {queued} queued", audit.free));
+                }
+                audit.free -= cached.min(audit.free);
+                audit.cached = cached;
+                return audit;
+            }
+        };
         let mut refs = vec![0u32; self.usable as usize + 1];
         for table in tables {
             for &block in table.blocks() {

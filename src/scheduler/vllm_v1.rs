@@ -62,6 +62,9 @@ pub struct VllmV1Config {
     pub num_gpu_blocks: u32,
     pub block_size: u32,
     pub enable_prefix_caching: bool,
+    /// Whether any two requests may have a prefix in common. Where none have, blocks need no
+    /// identities.
+    pub prompts_share: bool,
     pub enable_chunked_prefill: bool,
     pub policy: Policy,
     pub async_scheduling: bool,
@@ -113,7 +116,7 @@ impl VllmV1 {
         assert!(config.max_num_seqs > 0, "at least one sequence runs at a time");
         let budget = config.max_num_scheduled_tokens.unwrap_or(config.max_num_batched_tokens);
         assert!(budget > 0, "a step has a token budget");
-        let kv = kv_cache(&config, config.enable_prefix_caching);
+        let kv = kv_cache(&config, config.enable_prefix_caching && config.prompts_share);
         Self {
             budget,
             seats: config.max_num_active_seqs.unwrap_or(config.max_num_seqs) as usize,
@@ -160,12 +163,15 @@ impl VllmV1 {
 
 fn kv_cache(config: &VllmV1Config, identified: bool) -> KvCacheManager {
     let blocks = config.num_gpu_blocks;
+    let (size, order) = (config.block_size, config.rules.free_order());
     if identified {
-        let order = config.rules.free_order();
-        KvCacheManager::identified(blocks, config.block_size, order, config.enable_prefix_caching)
+        return KvCacheManager::identified(blocks, size, order, config.enable_prefix_caching);
+    }
+    let usable = blocks.checked_sub(1).expect("there is at least the null block");
+    if config.enable_prefix_caching {
+        KvCacheManager::unshared(usable, size, order)
     } else {
-        let usable = blocks.checked_sub(1).expect("there is at least the null block");
-        KvCacheManager::counted(usable, config.block_size)
+        KvCacheManager::counted(usable, size)
     }
 }
 
@@ -189,6 +195,7 @@ impl Scheduler for VllmV1 {
         if self.seqs.len() <= id.index() {
             self.seqs.resize_with(id.index() + 1, Sequence::default);
         }
+        debug_assert!(self.config.prompts_share || request.spec.content.is_none());
         let (prompt, max_output) = self.lengths(request);
         let seq = &mut self.seqs[id.index()];
         seq.start(request, prompt, max_output);

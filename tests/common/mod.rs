@@ -22,8 +22,7 @@ impl StepCost for CurvedCost {
         }
         if shape.is_pure_decode() {
             let decode = self.decode(shape.decode_seqs);
-            let decode = decode.skewed(shape).unwrap_or(decode);
-            return decode.time(&decode.at(shape.decode_context, shape.kv_copy_tokens));
+            return decode.time(&decode.of(shape));
         }
         let mut time = StepTime::ZERO;
         let tokens = shape.tokens() as f64;

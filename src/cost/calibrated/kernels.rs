@@ -3,7 +3,7 @@
 use crate::cost::attention::{AttentionForm, AttentionShape, PrefillAlone};
 use crate::cost::collectives::CollectiveForm;
 use crate::cost::elementwise::{ElementwiseForm, SamplerForm, layer_bytes_per_token};
-use crate::cost::gemm::{GemmForm, GemmWork};
+use crate::cost::gemm::{GemmForm, GemmWork, Weights};
 use crate::cost::profile::lookup;
 use crate::cost::sourced::Provenance;
 use crate::cost::trust::TermGrades;
@@ -17,12 +17,11 @@ use super::{CostError, CostInputs, HeadPart, LayerPart};
 /// Forms and shapes of one rank, ready to be evaluated.
 #[derive(Clone, Debug)]
 pub(super) struct Kernels {
-    /// 16-bit (or 32-bit) products: the output head, routers, and layers that are not quantised.
-    dense: GemmForm,
     linear: Linear,
     matrices: Vec<Matrix>,
     moe: Option<Moe>,
-    head: LayerGemm,
+    /// Columns and depth of the output head, and its products.
+    head: (f64, f64, Weights),
     /// Bytes of an activation.
     element: f64,
     attention: AttentionForm,
@@ -38,6 +37,7 @@ pub(super) struct Kernels {
     linear_provenance: Provenance,
 }
 
+/// The kernel that quantised layers go through.
 #[derive(Clone, Copy, Debug)]
 enum Linear {
     Dense,
@@ -45,12 +45,55 @@ enum Linear {
     Quantised(WeightKernelForm),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Matrix {
     gemm: LayerGemm,
     /// Bytes of one matrix (of one expert) as the engine stores it.
     bytes: f64,
     quantised: bool,
+    /// In 8 bits where the layers are, else in 16 (or 32).
+    weights: Weights,
+}
+
+impl Matrix {
+    /// Its product with `m` tokens of `element` bytes each.
+    fn work(&self, m: f64, moe: Option<&Moe>, element: f64) -> GemmWork {
+        let (rows, groups) = match moe {
+            Some(moe) if self.gemm.experts => {
+                let touched = moe.distinct_experts(m);
+                (m * f64::from(moe.experts_per_token) / touched, touched)
+            }
+            _ => (m, 1.0),
+        };
+        GemmWork {
+            m: rows,
+            n: self.gemm.n as f64,
+            k: self.gemm.k as f64,
+            groups,
+            weight_bytes: self.bytes,
+            input_bytes: element,
+        }
+    }
+
+    /// Seconds of one layer's product: reading and multiplying, and what the format adds.
+    fn seconds(
+        &mut self,
+        work: &GemmWork,
+        linear: &Linear,
+        elementwise: &ElementwiseForm,
+    ) -> (f64, f64) {
+        match linear {
+            Linear::Fp8(_) if self.quantised => {
+                let narrow = GemmWork { input_bytes: 1.0, ..*work };
+                // Activations are read in 16 bits and written in 8 before the product.
+                let bytes = 3.0 * work.m * work.k * work.groups;
+                let converting = elementwise.seconds(bytes) - elementwise.floor;
+                (self.weights.seconds(&narrow), converting)
+            }
+            Linear::Quantised(kernel) if self.quantised => kernel.seconds(&mut self.weights, work),
+            _ => (self.weights.seconds(work), 0.0),
+        }
+    }
 }
 
 impl Kernels {
@@ -104,7 +147,12 @@ impl Kernels {
             } else {
                 (gemm.n * gemm.k * dtype.bytes()) as f64
             };
-            Matrix { gemm, bytes, quantised }
+            let form = match linear {
+                Linear::Fp8(form) if quantised => form,
+                _ => dense,
+            };
+            let weights = Weights::new(form, gemm.n as f64, gemm.k as f64);
+            Matrix { gemm, bytes, quantised, weights }
         };
         let links = match (tp, inputs.interconnect) {
             (1, _) => None,
@@ -122,12 +170,13 @@ impl Kernels {
             window_layers: f64::from(window_layers),
             window: sliding.map_or(f64::INFINITY, |s| f64::from(s.window)),
         };
+        let head = model.lm_head_gemm(tp);
+        let (n, k) = (head.n as f64, head.k as f64);
         Ok(Self {
-            dense,
             linear,
             matrices: model.layer_gemms(tp).into_iter().map(matrix).collect(),
             moe: model.moe.clone(),
-            head: model.lm_head_gemm(tp),
+            head: (n, k, Weights::new(dense, n, k)),
             element: dtype.bytes() as f64,
             attention,
             shape,
@@ -141,11 +190,12 @@ impl Kernels {
         })
     }
 
-    pub fn layer_part(&self, tokens: u64) -> LayerPart {
+    pub fn layer_part(&mut self, tokens: u64) -> LayerPart {
         let m = tokens as f64;
         let (mut linear, mut dequantise) = (0.0, 0.0);
-        for matrix in &self.matrices {
-            let (plain, extra) = self.matrix_seconds(matrix, m);
+        for matrix in &mut self.matrices {
+            let work = matrix.work(m, self.moe.as_ref(), self.element);
+            let (plain, extra) = matrix.seconds(&work, &self.linear, &self.elementwise);
             linear += f64::from(matrix.gemm.layers) * plain;
             dequantise += f64::from(matrix.gemm.layers) * extra;
         }
@@ -165,44 +215,10 @@ impl Kernels {
         }
     }
 
-    /// Seconds of one layer's matrix: reading it and multiplying, and what its format adds.
-    fn matrix_seconds(&self, matrix: &Matrix, m: f64) -> (f64, f64) {
-        let gemm = &matrix.gemm;
-        let (rows, groups) = match &self.moe {
-            Some(moe) if gemm.experts => {
-                let touched = moe.distinct_experts(m);
-                (m * f64::from(moe.experts_per_token) / touched, touched)
-            }
-            _ => (m, 1.0),
-        };
-        let work = GemmWork {
-            m: rows,
-            n: gemm.n as f64,
-            k: gemm.k as f64,
-            groups,
-            weight_bytes: matrix.bytes,
-            input_bytes: self.element,
-        };
-        if !matrix.quantised {
-            return (self.dense.seconds(&work), 0.0);
-        }
-        match &self.linear {
-            Linear::Dense => (self.dense.seconds(&work), 0.0),
-            Linear::Fp8(form) => {
-                let narrow = GemmWork { input_bytes: 1.0, ..work };
-                // Activations are read in 16 bits and written in 8 before the product.
-                let bytes = 3.0 * work.m * work.k * work.groups;
-                let converting = self.elementwise.seconds(bytes) - self.elementwise.floor;
-                (form.seconds(&narrow), converting)
-            }
-            Linear::Quantised(kernel) => kernel.seconds(&self.dense, &work),
-        }
-    }
-
-    pub fn head_part(&self, rows: u64) -> HeadPart {
+    pub fn head_part(&mut self, rows: u64) -> HeadPart {
         let rows = rows as f64;
-        let (n, k) = (self.head.n as f64, self.head.k as f64);
-        let lm_head = self.dense.seconds(&GemmWork::dense(rows, n, k, self.element));
+        let (n, k, weights) = &mut self.head;
+        let lm_head = weights.seconds(&GemmWork::dense(rows, *n, *k, self.element));
         let gather = self
             .links
             .filter(|_| rows > 0.0)

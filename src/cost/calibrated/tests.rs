@@ -294,7 +294,7 @@ proptest! {
         shape.kv_copy_tokens = copied;
         let step = cost.step(&shape);
         let decode = cost.decode(seqs);
-        let at = decode.at(shape.decode_context, copied);
+        let at = decode.of(&shape);
         prop_assert_eq!(at.total, step.total());
         prop_assert_eq!(decode.time(&at), step);
         // The general path, taken when not every sequence is sampled, agrees on all but the head.

@@ -10,6 +10,7 @@ impl VllmV1Config {
             max_model_len,
             max_num_seqs,
             max_num_active_seqs: _,
+            prompts_share: _,
             max_num_batched_tokens,
             max_num_scheduled_tokens,
             num_gpu_blocks: _,

@@ -206,6 +206,7 @@ fn configs() -> impl Strategy<Value = VllmV1Config> {
             num_gpu_blocks: max_model_len.div_ceil(block_size) + spare_blocks,
             block_size,
             enable_prefix_caching: caching,
+            prompts_share: true,
             enable_chunked_prefill: chunked,
             policy: if priority { Policy::Priority } else { Policy::Fcfs },
             async_scheduling: asynchronous,
@@ -262,7 +263,11 @@ fn requests() -> impl Strategy<Value = Vec<(SimTime, RequestSpec)>> {
 
 fn cases() -> impl Strategy<Value = Case> {
     let aborts = prop::collection::vec((0u64..100_000, 0u64..40), 0..4);
-    (configs(), requests(), aborts).prop_map(|(config, requests, aborts)| {
+    let alone = prop::bool::weighted(0.3);
+    (configs(), requests(), aborts, alone).prop_map(|(config, mut requests, aborts, alone)| {
+        if alone {
+            requests.iter_mut().for_each(|(_, spec)| spec.content = None);
+        }
         let count = requests.len() as u64;
         let mut aborts: Vec<(SimTime, u64)> = aborts
             .into_iter()
@@ -271,6 +276,8 @@ fn cases() -> impl Strategy<Value = Case> {
             .collect();
         aborts.sort_unstable();
         let stop_at = Some(SimTime::from_nanos(2_000_000));
+        let prompts_share = requests.iter().any(|(_, spec)| spec.content.is_some());
+        let config = VllmV1Config { prompts_share, ..config };
         Case { config, requests, aborts, stop_at }
     })
 }
@@ -349,6 +356,7 @@ fn plain() -> VllmV1Config {
         num_gpu_blocks: 9,
         block_size: 8,
         enable_prefix_caching: true,
+        prompts_share: true,
         enable_chunked_prefill: true,
         policy: Policy::Fcfs,
         async_scheduling: false,

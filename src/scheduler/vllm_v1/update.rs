@@ -15,7 +15,10 @@ impl VllmV1 {
     pub(super) fn complete_step(&mut self, outcome: &mut StepOutcome) {
         let flight = self.in_flight.pop_front().expect("a step in flight");
         outcome.decode_tokens = flight.decode;
-        if flight.only_decodes() && !self.kv.caches_prefixes() {
+        if flight.only_decodes() && self.in_flight.front().is_none_or(|f| f.missed.is_empty()) {
+            if flight.decode > 0 {
+                self.fruitless = 0;
+            }
             self.spare.push(flight);
             return;
         }
