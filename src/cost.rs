@@ -97,7 +97,9 @@ impl StepShape {
         if scaled == 0 {
             return 0;
         }
-        ((scaled as f64).sqrt() / f64::from(self.decode_seqs) + 0.5) as u32
+        // 128 bits to a float is a call; they are rarely needed.
+        let scaled = u64::try_from(scaled).map_or_else(|_| scaled as f64, |small| small as f64);
+        (scaled.sqrt() / f64::from(self.decode_seqs) + 0.5) as u32
     }
 
     /// The sum of squares of the same batch `turns` decode steps later, or earlier.

@@ -16,6 +16,9 @@ use crate::time::SimDuration;
 /// them one by one make equally many.
 pub const EXACT_LIMIT: usize = 100_000;
 
+/// Entries that are sorted rather than counted into buckets, of which there are 7,424.
+const FEW: usize = 1024;
+
 /// Entries worked through at a time once exactness is given up; they stay in the nearest cache.
 const BLOCK: usize = 1024;
 
@@ -61,39 +64,42 @@ impl Default for Moments {
 const SMALL: u64 = 1 << 48;
 
 impl Sketch {
-    /// Adds entries; the only loop over all that is ever recorded.
     fn add(&mut self, values: &[u64], weights: &[u64]) {
-        if weights.is_empty() && values.iter().all(|&value| value < SMALL) {
-            let (mut sum, mut squares) = (0u128, 0u128);
-            for &value in values {
-                self.histogram.add(value, 1);
-                sum += u128::from(value);
-                squares += u128::from(value) * u128::from(value);
-            }
-            let sums = &mut self.moments;
-            sums.count += values.len() as u64;
-            sums.sum += sum;
-            sums.sum_of_squares = sums.sum_of_squares.saturating_add(squares);
-        } else {
-            let mut sums = self.moments;
-            for (i, &value) in values.iter().enumerate() {
-                let weight = weights.get(i).copied().unwrap_or(1);
-                self.histogram.add(value, weight);
-                sums.count += weight;
-                let product = u128::from(value) * u128::from(weight);
-                sums.sum += product;
-                let squares = product * u128::from(value);
-                sums.sum_of_squares = sums.sum_of_squares.saturating_add(squares);
-            }
-            self.moments = sums;
-        }
-        let sums = &mut self.moments;
-        sums.min = values.iter().fold(sums.min, |min, &value| min.min(value));
-        sums.max = values.iter().fold(sums.max, |max, &value| max.max(value));
+        let histogram = &mut self.histogram;
+        self.moments.add(values, weights, |value, weight| histogram.add(value, weight));
     }
 }
 
 impl Moments {
+    /// Adds entries, each of which is also shown to `each`.
+    #[inline]
+    fn add(&mut self, values: &[u64], weights: &[u64], mut each: impl FnMut(u64, u64)) {
+        self.min = values.iter().fold(self.min, |min, &value| min.min(value));
+        self.max = values.iter().fold(self.max, |max, &value| max.max(value));
+        if weights.is_empty() && self.max < SMALL {
+            let (mut sum, mut squares) = (0u128, 0u128);
+            for &value in values {
+                each(value, 1);
+                sum += u128::from(value);
+                squares += u128::from(value) * u128::from(value);
+            }
+            self.count += values.len() as u64;
+            self.sum += sum;
+            self.sum_of_squares = self.sum_of_squares.saturating_add(squares);
+            return;
+        }
+        let (mut count, mut sum, mut squares) = (self.count, self.sum, self.sum_of_squares);
+        for (i, &value) in values.iter().enumerate() {
+            let weight = weights.get(i).copied().unwrap_or(1);
+            each(value, weight);
+            count += weight;
+            let product = u128::from(value) * u128::from(weight);
+            sum += product;
+            squares = squares.saturating_add(product * u128::from(value));
+        }
+        (self.count, self.sum, self.sum_of_squares) = (count, sum, squares);
+    }
+
     fn mean(&self) -> f64 {
         self.sum as f64 / self.count as f64
     }
@@ -183,9 +189,16 @@ impl Distribution {
 
     /// The same with percentiles by another rule.
     pub fn figures_by(&self, quantile: Quantile, percents: &[f64]) -> Option<Figures> {
-        let mut all = self.sketch.as_deref().cloned().unwrap_or_default();
-        all.add(&self.values, &self.weights);
-        let Sketch { moments, histogram } = all;
+        let few = self.values.len() <= FEW && !self.is_approximate();
+        let (moments, histogram) = if few {
+            let mut moments = Moments::default();
+            moments.add(&self.values, &self.weights, |_, _| {});
+            (moments, None)
+        } else {
+            let mut all = self.sketch.as_deref().cloned().unwrap_or_default();
+            all.add(&self.values, &self.weights);
+            (all.moments, Some(all.histogram))
+        };
         let positions: Vec<_> = percents
             .iter()
             .map(|&p| Position::by(quantile, p, moments.count))
@@ -193,13 +206,15 @@ impl Distribution {
         let mut ranks: Vec<_> = positions.iter().flat_map(|p| [p.low, p.high]).collect();
         ranks.sort_unstable();
         ranks.dedup();
-        let values = if self.is_approximate() {
-            // The middle of the first and last bucket may lie outside of what was seen.
-            let (min, max) = (moments.min as f64, moments.max as f64);
-            let located = histogram.locate(&ranks);
-            located.iter().map(|l| middle_of(l.bucket).clamp(min, max)).collect()
-        } else {
-            self.values_at(&ranks, &histogram)
+        let values = match histogram {
+            None => self.sorted_values_at(&ranks),
+            Some(histogram) if self.is_approximate() => {
+                // The middle of the first and last bucket may lie outside of what was seen.
+                let (min, max) = (moments.min as f64, moments.max as f64);
+                let located = histogram.locate(&ranks);
+                located.iter().map(|l| middle_of(l.bucket).clamp(min, max)).collect()
+            }
+            Some(histogram) => self.values_at(&ranks, &histogram),
         };
         let value_at = |rank: u64| values[ranks.partition_point(|&r| r < rank)];
         let between = |p: &Position| p.interpolate(value_at(p.low), value_at(p.high));
@@ -213,6 +228,26 @@ impl Distribution {
         })
     }
 
+    fn weighted(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let weight = |i: usize| self.weights.get(i).copied().unwrap_or(1);
+        self.values.iter().enumerate().map(move |(i, &value)| (value, weight(i)))
+    }
+
+    /// The values with the given ranks (ascending), of few.
+    fn sorted_values_at(&self, ranks: &[u64]) -> Vec<f64> {
+        let mut sorted: Vec<_> = self.weighted().collect();
+        sorted.sort_unstable_by_key(|&(value, _)| value);
+        let (mut next, mut passed) = (0, 0);
+        let mut at = |rank: u64| {
+            while passed + sorted[next].1 <= rank {
+                passed += sorted[next].1;
+                next += 1;
+            }
+            sorted[next].0 as f64
+        };
+        ranks.iter().map(|&rank| at(rank)).collect()
+    }
+
     /// The values with the given ranks (ascending). The histogram says which bucket holds each, and
     /// only the values of those buckets need sorting.
     fn values_at(&self, ranks: &[u64], histogram: &Histogram) -> Vec<f64> {
@@ -221,9 +256,9 @@ impl Distribution {
         let mut wanted = vec![false; last.bucket + 1];
         located.iter().for_each(|l| wanted[l.bucket] = true);
         let mut near = Vec::new();
-        for (i, &value) in self.values.iter().enumerate() {
+        for (value, weight) in self.weighted() {
             if wanted.get(bucket_of(value)).is_some_and(|&wanted| wanted) {
-                near.push((value, self.weights.get(i).copied().unwrap_or(1)));
+                near.push((value, weight));
             }
         }
         near.sort_unstable_by_key(|&(value, _)| value);

@@ -18,7 +18,7 @@ use super::raw::RawScenario;
 pub fn json_schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
     SCHEMA.get_or_init(|| {
-        let text = include_str!("../../docs/scenario.schema.json");
+        let text = include_str!(concat!(env!("OUT_DIR"), "/scenario.schema.json"));
         serde_json::from_str(text).expect("the committed schema is JSON")
     })
 }

@@ -448,6 +448,8 @@ impl VllmV1 {
         }
     }
 
+    // Apart, so that the many steps that finish nobody do not save registers for it.
+    #[inline(never)]
     fn retire_due(&mut self, flight: &mut Flight) {
         while let Some((order, id)) = self.lockstep.pop_finishing(&self.seqs) {
             flight.finishing.push((order, id));
