@@ -135,6 +135,7 @@ fn v1(policy: Policy, threshold: u32, num_gpu_blocks: u32) -> Engine {
             num_gpu_blocks,
             block_size: 16,
             enable_prefix_caching: false,
+            prompts_share: true,
             enable_chunked_prefill: true,
             policy,
             async_scheduling: false,

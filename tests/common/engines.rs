@@ -150,6 +150,7 @@ fn vllm_v1() -> impl Strategy<Value = Engine> {
                 num_gpu_blocks,
                 block_size: 16,
                 enable_prefix_caching: caching,
+                prompts_share: true,
                 enable_chunked_prefill: chunked,
                 policy: if by_priority { Policy::Priority } else { Policy::Fcfs },
                 async_scheduling: asynchronous,
