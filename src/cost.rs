@@ -97,8 +97,7 @@ impl StepShape {
         if scaled == 0 {
             return 0;
         }
-        // 128 bits to a float is a call; they are rarely needed.
-        let scaled = u64::try_from(scaled).map_or_else(|_| scaled as f64, |small| small as f64);
+        let scaled = u64::try_from(scaled).map_or_else(|_| float(scaled), |small| small as f64);
         (scaled.sqrt() / f64::from(self.decode_seqs) + 0.5) as u32
     }
 
@@ -297,7 +296,7 @@ impl ContextCost {
 
     /// The same and `more` nanoseconds, rounded with the rest; a recorded schedule's cost knows no
     /// fractions and leaves them out.
-    #[inline]
+    #[inline(always)]
     pub fn at_plus(&self, context: u64, more: f64) -> SimDuration {
         SimDuration::from_nanos(match *self {
             Self::Zero => 0,
@@ -324,6 +323,13 @@ impl ContextCost {
             }
         })
     }
+}
+
+/// Of 128 bits that is a long call, which must not be made where 64 are enough.
+#[cold]
+#[inline(never)]
+fn float(number: u128) -> f64 {
+    number as f64
 }
 
 /// Signed conversions are one instruction each, unsigned ones six; no context has 2^63 tokens and no
@@ -358,7 +364,8 @@ impl DecodeCost {
 
     /// The step over `context` tokens in all, the new ones included, with `skew` nanoseconds more of
     /// attention; `kv_copy_tokens` of them are copied.
-    #[inline]
+    // In the loop over steady turns a call costs as much as what it computes.
+    #[inline(always)]
     pub fn at(&self, context: u64, skew: f64, kv_copy_tokens: u64) -> DecodeStep {
         let attention = self.attention.at_plus(context, skew);
         let kv_copy =

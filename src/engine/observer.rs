@@ -23,6 +23,11 @@ pub trait Observer {
     /// `sequences` sequences got a token `gap` after their previous one.
     fn on_token_gap(&mut self, _gap: SimDuration, _sequences: u32) {}
 
+    /// The same for one step after the other, each with as many sequences.
+    fn on_token_gaps(&mut self, gaps: &[SimDuration], sequences: u32) {
+        gaps.iter().for_each(|&gap| self.on_token_gap(gap, sequences));
+    }
+
     /// A request has ended, or the run has ended around it.
     fn on_request(&mut self, _record: &RequestRecord) {}
 
@@ -184,6 +189,9 @@ impl<O: Observer + ?Sized> Observer for &mut O {
     fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
         (**self).on_token_gap(gap, sequences);
     }
+    fn on_token_gaps(&mut self, gaps: &[SimDuration], sequences: u32) {
+        (**self).on_token_gaps(gaps, sequences);
+    }
     fn on_request(&mut self, record: &RequestRecord) {
         (**self).on_request(record);
     }
@@ -218,6 +226,10 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
         self.0.on_token_gap(gap, sequences);
         self.1.on_token_gap(gap, sequences);
+    }
+    fn on_token_gaps(&mut self, gaps: &[SimDuration], sequences: u32) {
+        self.0.on_token_gaps(gaps, sequences);
+        self.1.on_token_gaps(gaps, sequences);
     }
     fn on_request(&mut self, record: &RequestRecord) {
         self.0.on_request(record);
@@ -259,6 +271,11 @@ impl<O: Observer> Observer for Option<O> {
     fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
         if let Some(observer) = self {
             observer.on_token_gap(gap, sequences);
+        }
+    }
+    fn on_token_gaps(&mut self, gaps: &[SimDuration], sequences: u32) {
+        if let Some(observer) = self {
+            observer.on_token_gaps(gaps, sequences);
         }
     }
     fn on_request(&mut self, record: &RequestRecord) {

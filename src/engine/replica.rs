@@ -96,6 +96,8 @@ pub(super) struct Replica {
     /// Time in completed steps; they never overlap.
     busy: SimDuration,
     decode: Option<(u32, DecodeCost)>,
+    /// Of the steady turns that are being taken.
+    gaps: Vec<SimDuration>,
     empty_steps: u32,
 }
 
@@ -121,6 +123,7 @@ impl Replica {
             answered: 0,
             busy: SimDuration::ZERO,
             decode: None,
+            gaps: Vec::new(),
             empty_steps: 0,
         }
     }
@@ -318,7 +321,11 @@ impl Replica {
             sum.attention += step.attention;
             sum.kv_copy += step.kv_copy;
             sum.host += step.host;
-            self.clock.decode_tokens(end, seqs, requests, observer);
+            if taken == 0 {
+                self.clock.decode_tokens(end, seqs, requests, observer);
+            } else {
+                self.gaps.push(end.since(done_end));
+            }
             if taken == 0 && lone {
                 // It ran beside others than those to come: a stretch of its own.
                 let flight = &self.pipeline.slots[self.pipeline.oldest];
@@ -350,6 +357,10 @@ impl Replica {
             done_end = end;
             taken += 1;
         }
+
+        self.clock.batch = done_end;
+        observer.on_token_gaps(&self.gaps, seqs);
+        self.gaps.clear();
 
         // KV in use when each step was scheduled: those in flight, and behind them the new ones.
         let mut kv_used = [0; 2 * MAX_DEPTH + 1];

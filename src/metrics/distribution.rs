@@ -59,9 +59,10 @@ impl Default for Moments {
     }
 }
 
-/// Up to here the squares of a hundred thousand values, with weights of 2^16, add up to less than
-/// 2^128: 3.2 days.
-const SMALL: u64 = 1 << 48;
+/// Below these the squares of all entries that are added together, with their weights, come to less
+/// than 2^128: 9.7 hours, and 65,536 sequences.
+const SMALL: u64 = 1 << 45;
+const LIGHT: u64 = 1 << 16;
 
 impl Sketch {
     fn add(&mut self, values: &[u64], weights: &[u64]) {
@@ -76,28 +77,35 @@ impl Moments {
     fn add(&mut self, values: &[u64], weights: &[u64], mut each: impl FnMut(u64, u64)) {
         self.min = values.iter().fold(self.min, |min, &value| min.min(value));
         self.max = values.iter().fold(self.max, |max, &value| max.max(value));
-        if weights.is_empty() && self.max < SMALL {
-            let (mut sum, mut squares) = (0u128, 0u128);
-            for &value in values {
-                each(value, 1);
-                sum += u128::from(value);
-                squares += u128::from(value) * u128::from(value);
+        let heaviest = weights.iter().fold(1, |bits, &weight| bits | weight);
+        if values.len() <= EXACT_LIMIT + 1 && self.max < SMALL && heaviest < LIGHT {
+            let (mut count, mut sum, mut squares) = (0, 0u128, 0u128);
+            let mut add = |value: u64, weight: u64| {
+                each(value, weight);
+                let product = value * weight;
+                count += weight;
+                sum += u128::from(product);
+                squares += u128::from(product) * u128::from(value);
+            };
+            if weights.is_empty() {
+                values.iter().for_each(|&value| add(value, 1));
+            } else {
+                values.iter().zip(weights).for_each(|(&value, &weight)| add(value, weight));
             }
-            self.count += values.len() as u64;
+            self.count += count;
             self.sum += sum;
             self.sum_of_squares = self.sum_of_squares.saturating_add(squares);
             return;
         }
-        let (mut count, mut sum, mut squares) = (self.count, self.sum, self.sum_of_squares);
         for (i, &value) in values.iter().enumerate() {
             let weight = weights.get(i).copied().unwrap_or(1);
             each(value, weight);
-            count += weight;
             let product = u128::from(value) * u128::from(weight);
-            sum += product;
-            squares = squares.saturating_add(product * u128::from(value));
+            self.count += weight;
+            self.sum += product;
+            let squares = product * u128::from(value);
+            self.sum_of_squares = self.sum_of_squares.saturating_add(squares);
         }
-        (self.count, self.sum, self.sum_of_squares) = (count, sum, squares);
     }
 
     fn mean(&self) -> f64 {
@@ -153,6 +161,21 @@ impl Distribution {
             self.weigh(weight);
         }
         self.values.push(value.as_nanos());
+        if self.values.len() >= self.full {
+            self.fold();
+        }
+    }
+
+    /// Adds each of `values` as if it came `weight` times.
+    pub fn record_each(&mut self, values: &[SimDuration], weight: u64) {
+        if weight == 0 || values.is_empty() {
+            return;
+        }
+        if weight != 1 || !self.weights.is_empty() {
+            self.weights.resize(self.values.len(), 1);
+            self.weights.resize(self.values.len() + values.len(), weight);
+        }
+        self.values.extend(values.iter().map(|value| value.as_nanos()));
         if self.values.len() >= self.full {
             self.fold();
         }
@@ -340,6 +363,24 @@ mod tests {
         }
 
         #[test]
+        fn values_recorded_together_count_as_one_by_one(
+            runs in prop::collection::vec(
+                (prop::collection::vec(0u64..10_000_000_000, 0..9), 0u64..4), 0..20,
+            ),
+            limit in 0usize..60,
+        ) {
+            let (mut together, mut singly) =
+                (Distribution::with_limit(limit), Distribution::with_limit(limit));
+            for (values, weight) in runs {
+                let values: Vec<_> = values.into_iter().map(SimDuration::from_nanos).collect();
+                together.record_each(&values, weight);
+                values.iter().for_each(|&value| singly.record(value, weight));
+            }
+            prop_assert_eq!(together.is_approximate(), singly.is_approximate());
+            prop_assert_eq!(together.figures(&PERCENTS), singly.figures(&PERCENTS));
+        }
+
+        #[test]
         fn the_order_of_recording_does_not_show(values in weighted_values(), limit in 0usize..150) {
             let forwards = filled(Distribution::with_limit(limit), &values);
             let mut reversed = values;
@@ -372,6 +413,17 @@ mod tests {
         assert_eq!(distribution.figures(&[50.0]).unwrap().percentiles, [1_049_999.5]);
         distribution.record(SimDuration::from_nanos(1), 1);
         assert!(distribution.is_approximate());
+    }
+
+    #[test]
+    fn weeks_and_crowds_add_up_as_well() {
+        for (long, many) in [(SMALL, 3), (1000, LIGHT), (SMALL, LIGHT)] {
+            let values = [(long, many), (long / 2, many)];
+            let figures = filled(Distribution::default(), &values).figures(&[100.0]).unwrap();
+            assert_eq!(figures.count, 2 * many);
+            assert_eq!(figures.mean, 0.75 * long as f64);
+            assert_eq!(figures.std, 0.25 * long as f64);
+        }
     }
 
     #[test]

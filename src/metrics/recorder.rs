@@ -311,6 +311,14 @@ impl Observer for Recorder {
         }
     }
 
+    fn on_token_gaps(&mut self, gaps: &[SimDuration], sequences: u32) {
+        if self.all_count {
+            self.latencies.itl.record_each(gaps, sequences.into());
+        } else {
+            self.gaps.extend(gaps.iter().map(|&gap| (gap, sequences)));
+        }
+    }
+
     fn on_request(&mut self, record: &RequestRecord) {
         let first_token = record.first_token;
         if record.arrival < self.measure.warm_up {
