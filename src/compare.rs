@@ -12,6 +12,9 @@
 pub mod class;
 pub mod metric;
 pub mod paired;
+pub mod schedule;
+pub mod shrink;
+pub mod witness;
 
 use std::collections::BTreeMap;
 
@@ -34,6 +37,9 @@ pub const SEEDS: u32 = 20;
 /// Sections of a trace, and the fewest requests of one.
 const SECTIONS: u64 = 30;
 const SECTION_REQUESTS: u64 = 20;
+/// What does not judge differs by more than this share, so that no difference is told that does not
+/// show in the figures.
+const TOLD: f64 = 1e-4;
 /// Fewer sections say too little of their spread.
 const FEWEST_SECTIONS: u64 = 5;
 
@@ -319,7 +325,7 @@ impl Figures<'_> {
         for (class, metric) in self.metrics_of() {
             let Some(paired) = self.paired(class, &metric) else { continue };
             let judge = judges.iter().find(|judge| class == 0 && judge.metric == metric.key);
-            let tolerance = judge.map_or(0.0, |judge| judge.tolerance);
+            let tolerance = judge.map_or(TOLD, |judge| judge.tolerance);
             let p = chances(&paired, metric.better, tolerance);
             if judge.is_some() {
                 said.insert(metrics.len(), p);

@@ -213,15 +213,40 @@ impl<'a> Deployment<'a> {
         observer: O,
         step_by_step: bool,
     ) -> Simulated<O> {
-        let cost = Rc::new(RefCell::new(self.cost.clone()));
-        let replicas = (0..self.scenario.replicas())
-            .map(|_| (self.scheduler(), Box::new(OneCost(Rc::clone(&cost))) as Box<_>))
-            .collect();
         let options = RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() };
+        self.drive(workload, seed, observer, options, false)
+    }
+
+    /// Requests of one's own, to an end of one's own; every step with its
+    /// [`detail`](crate::scheduler::Step::detail) if asked for.
+    pub fn drive<O: Observer>(
+        &self,
+        workload: Box<dyn Workload>,
+        seed: u64,
+        observer: O,
+        options: RunOptions,
+        detail: bool,
+    ) -> Simulated<O> {
+        let cost = Rc::new(RefCell::new(self.cost.clone()));
+        let scheduler = || {
+            let mut scheduler = self.scheduler();
+            if detail {
+                scheduler.record_detail();
+            }
+            scheduler
+        };
+        let replicas = (0..self.scenario.replicas())
+            .map(|_| (scheduler(), Box::new(OneCost(Rc::clone(&cost))) as Box<_>))
+            .collect();
         let simulation = Simulation::new(replicas, self.router(seed), workload, observer, options);
         let (totals, observer) = simulation.run();
         let cost = Rc::try_unwrap(cost).expect("the replicas are gone").into_inner();
         Simulated { totals, observer, cost }
+    }
+
+    /// The same schedulers, whose steps last as long as those of `other`.
+    pub fn priced_as(&self, other: &Deployment<'_>) -> Self {
+        Self { cost: other.cost.clone(), ..self.clone() }
     }
 
     /// A closed loop with a duration is cut off at the deadline; an open loop drains unless told

@@ -10,6 +10,7 @@ pub mod csv;
 mod fleet_table;
 pub mod json;
 pub mod listing;
+pub mod parting_table;
 pub mod plot_data;
 pub mod requests;
 pub mod rules;

@@ -6,6 +6,7 @@ mod closed_loop;
 mod length;
 mod open_loop;
 mod profile;
+mod tape;
 mod tenant;
 mod trace;
 
@@ -18,6 +19,7 @@ pub use closed_loop::ClosedLoop;
 pub use length::{LengthDistribution, LengthOrder, LengthPair, LengthSource, Lengths};
 pub use open_loop::OpenLoop;
 pub use profile::{LengthProfile, Profile, Profiler};
+pub use tape::{Retold, Taken, Taped};
 pub use tenant::{Mix, Sessions, SharedPrefix, Tenant, Turns};
 pub use trace::{Replay, ReplayRules, TraceRow, TraceSource};
 

@@ -4,6 +4,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use servesim::compare::metric::Judge;
+use servesim::compare::schedule::{Contest, Schedules};
+use servesim::compare::witness::Witness;
+use servesim::compare::{self, Plan, Verdict};
 use servesim::deploy::Deployment;
 use servesim::engine::invariants::Invariants;
 use servesim::engine::observer::{Observer, RequestRecord};
@@ -161,6 +165,35 @@ fn a_small_cache_preempts_and_stepping_shows_the_same_as_jumping() {
     let summary = jumping.summary();
     assert!(summary.preemptions.get() > 10.0, "{}", summary.preemptions.get());
     assert_eq!((jumped.steps, jumped.end, summary), once(true));
+}
+
+#[test]
+fn a_comparison_with_the_built_in_one_says_who_gains_and_where_they_part() {
+    let few = "workload.num-requests=60".to_owned();
+    let (vllm, ours) = (load(&[few.clone(), "engine.name=vllm-0.13".into()]), load(&[few]));
+    let (a, b) =
+        (Deployment::new(&vllm).expect("it fits"), Deployment::new(&ours).expect("it fits"));
+    let plan = Plan {
+        judges: Judge::parse(&["ttft_ms.mean".into()], 0.01, false).expect("a metric"),
+        split: Some(500),
+        step_by_step: false,
+        check: true,
+    };
+    let compared = compare::compare((&a, &b), &plan, &|| {});
+    assert_eq!(compared.broken, [""; 0]);
+    assert_eq!(compared.verdict, Verdict::Better);
+    let of = |class: &str| {
+        let mut metrics = compared.metrics.iter().filter(|metric| metric.metric == "ttft_ms.mean");
+        metrics.find(|metric| metric.class == class).expect("a class").verdict
+    };
+    assert_eq!(of("prompt < 500"), Verdict::Better);
+
+    let contest = Contest::new(&a, &b);
+    let (Schedules::Part(parting), requests) = contest.follow(1) else { panic!("they differ") };
+    let witness = Witness::find(&contest, &requests, &parting).expect("a trace shows it");
+    // Two wait, and the shorter is not the first: it takes no more to tell the two apart.
+    let prompts: Vec<_> = witness.requests.iter().map(|row| row.input).collect();
+    assert!(prompts.len() <= 3 && !prompts.is_sorted(), "{prompts:?}");
 }
 
 /// The example's scheduler in the server of built-in engine number `N`.

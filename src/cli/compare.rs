@@ -8,10 +8,12 @@ use super::progress::RunsDone;
 use super::stopwatch::Stopwatch;
 use super::{Failure, Outcome, input, memory, output};
 use crate::compare::metric::{Judge, parse_tolerance};
+use crate::compare::schedule::{Contest, Schedules};
+use crate::compare::witness::Witness;
 use crate::compare::{self, Comparison, Plan, Verdict};
 use crate::deploy::{DeployError, Deployment};
 use crate::report::compare_table::{self, Names};
-use crate::report::{SimulatorFigures, json};
+use crate::report::{SimulatorFigures, json, parting_table};
 use crate::scenario::{self, DiskFiles, Registry, Scenario};
 
 pub fn run(args: &CompareArgs, registry: &Registry) -> Result<Outcome, Failure> {
@@ -30,6 +32,12 @@ pub fn run(args: &CompareArgs, registry: &Registry) -> Result<Outcome, Failure> 
     let done = RunsDone::new(u64::from(compare::seeds(&a)) * 2, watch.started());
     let compared = compare::compare((&in_a, &in_b), &plan, &|| done.one_more());
     drop(done);
+    let contest = Contest::new(&in_a, &in_b);
+    let (schedules, requests) = contest.follow(a.workload.seed);
+    let witness = match &schedules {
+        Schedules::Part(parting) => Witness::find(&contest, &requests, parting),
+        Schedules::Agree(_) => None,
+    };
     for scenario in [&a, &b] {
         if let Some(failure) = scenario.workload.trace_failure() {
             return Err(Failure::Environment(format!("error: {failure}")));
@@ -42,21 +50,38 @@ pub fn run(args: &CompareArgs, registry: &Registry) -> Result<Outcome, Failure> 
         wall_s: watch.wall_s(),
     };
     let names = Names::of(&a, &b);
-    let document = document(&a, &b, &compared, &notes);
+    let mut document = document(&a, &b, &compared, &notes);
+    document["schedules"] = object!(schedules);
+    document["witness"] = object!(witness);
     if let Some(out) = &out {
         let file = |name, bytes| (name, vec![Content::Bytes(bytes)]);
-        out.write(vec![
+        let mut files = vec![
             file("comparison.json", json::pretty(&document)),
             file("comparison.csv", compare_table::rows(&compared).to_csv()),
             file("pairs.csv", compare_table::pairs(&compared).to_csv()),
-        ])?;
+        ];
+        files.extend(witness.iter().map(|witness| file("witness.jsonl", witness.trace())));
+        out.write(files)?;
+    }
+    match (&args.witness, &witness) {
+        (Some(path), Some(witness)) => output::replace(path, &witness.trace())?,
+        (Some(path), None) => {
+            output::complain(&format!(
+                "{} is not written: no workload shows a parting",
+                path.display()
+            ));
+        }
+        (None, _) => {}
     }
     output::print(&match args.format {
         Format::Table => {
-            compare_table::render(&names, &compared, &notes, output::stdout_style()).into_bytes()
+            let style = output::stdout_style();
+            let mut text = compare_table::render(&names, &compared, style);
+            text.push_str(&parting_table::render(&schedules, witness.as_ref(), style));
+            text.push_str(&compare_table::notes(&notes, style));
+            text.into_bytes()
         }
         Format::Json => {
-            let mut document = document;
             document["simulator"] = object!(figures);
             json::pretty(&document)
         }

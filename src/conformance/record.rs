@@ -19,12 +19,11 @@ use serde_json::{Value, json};
 
 use crate::cost::StepCost;
 use crate::deploy::{Deployment, EngineConfig};
-use crate::engine::observer::RequestRecord;
 use crate::engine_name::EngineName;
 use crate::request::RequestSpec;
 use crate::scheduler::Scheduler;
-use crate::time::{SimDuration, SimTime};
-use crate::workload::Workload;
+use crate::time::SimTime;
+use crate::workload::{Taken, Taped, Workload};
 
 use super::replay::{Drive, RECORDED_COST, Steps, Watch};
 use super::router::{self, Dialect, millis};
@@ -275,14 +274,9 @@ fn lines(out: &mut dyn Write, entries: impl IntoIterator<Item = Value>) -> io::R
     writeln!(out)
 }
 
-/// Requests as they were taken, with the instants at which they arrived.
-type Taken = Rc<RefCell<Vec<(SimTime, RequestSpec)>>>;
-
 impl Run<'_> {
-    fn drive(self) -> (Drive, Taken) {
-        let taken = Taken::default();
-        let workload =
-            Taped { workload: self.workload, taken: Rc::clone(&taken), last_reply: None };
+    fn drive(self) -> (Drive, Rc<RefCell<Taken>>) {
+        let (workload, taken) = Taped::new(self.workload, usize::MAX);
         let drive = Drive {
             scheduler: self.scheduler,
             cost: self.cost,
@@ -291,33 +285,5 @@ impl Run<'_> {
             stop_at: self.stop_at,
         };
         (drive, taken)
-    }
-}
-
-/// A workload whose requests are written down as they are taken.
-struct Taped {
-    workload: Box<dyn Workload>,
-    taken: Taken,
-    last_reply: Option<SimTime>,
-}
-
-impl Workload for Taped {
-    fn next_arrival(&mut self) -> Option<SimTime> {
-        let next = self.workload.next_arrival()?;
-        // A request that comes at the instant of a reply comes behind the boundary there.
-        let behind = self.last_reply.is_some_and(|reply| next <= reply);
-        Some(if behind { next + SimDuration::from_nanos(1) } else { next })
-    }
-
-    fn take(&mut self) -> RequestSpec {
-        let at = self.next_arrival().expect("a request was announced");
-        let spec = self.workload.take();
-        self.taken.borrow_mut().push((at, spec.clone()));
-        spec
-    }
-
-    fn on_reply(&mut self, record: &RequestRecord) {
-        self.last_reply = Some(record.ended);
-        self.workload.on_reply(record);
     }
 }

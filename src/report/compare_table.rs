@@ -90,7 +90,7 @@ fn differ(key: &str, a: &Value, b: &Value, into: &mut Vec<String>) {
 }
 
 /// For people: the verdict first, then what judges, then the rest and the classes.
-pub fn render(names: &Names, compared: &Comparison, notes: &[String], style: Style) -> String {
+pub fn render(names: &Names, compared: &Comparison, style: Style) -> String {
     let mut text = format!("A  {}\nB  {}\n", style.bold(&names.a), style.bold(&names.b));
     for line in &names.differences {
         text.push_str(&style.dim(&format!("   {line}\n")));
@@ -117,11 +117,13 @@ pub fn render(names: &Names, compared: &Comparison, notes: &[String], style: Sty
         text.push_str(&answered);
         text.push_str(&table("", &of_class, style));
     }
-    for note in notes {
-        text.push_str(&style.dim(&format!("note: {note}")));
-        text.push('\n');
-    }
     text
+}
+
+/// What is assumed, one note a line.
+pub fn notes(notes: &[String], style: Style) -> String {
+    let line = |note: &String| format!("{}\n", style.dim(&format!("note: {note}")));
+    notes.iter().map(line).collect()
 }
 
 fn of_all(compared: &Comparison) -> impl Iterator<Item = &Compared> {
@@ -184,21 +186,29 @@ fn more_seeds(compared: &Comparison) -> String {
 fn basis(compared: &Comparison) -> String {
     let judges = compared.metrics.iter().filter(|metric| metric.judged.is_some()).count();
     let others = compared.metrics.len() - judges;
-    let pairs = match compared.pairs {
-        Pairs::Seeds(1) => "one run of each, in which nothing is drawn: differences are exact, of \
-                            this trace"
-            .to_owned(),
-        Pairs::Seeds(seeds) => format!("{seeds} pairs of runs, each pair with the same requests"),
+    let judge =
+        if judges == 1 { "1 metric judges".into() } else { format!("{judges} metrics judge") };
+    match compared.pairs {
+        Pairs::Seeds(1) => format!(
+            "one run of each, in which nothing is drawn: differences are exact, of this trace\n\
+             {judge}; {others} others are told and do not"
+        ),
+        Pairs::Seeds(seeds) => format!(
+            "{seeds} pairs of runs, each pair with the same requests\n{}",
+            chance(&judge, others)
+        ),
         Pairs::Sections(sections) => format!(
             "one run of each over the same trace: intervals from {sections} sections of it where \
-             requests tell,\nother figures are exact"
+             requests tell,\nother figures are exact\n{}",
+            chance(&judge, others)
         ),
-    };
+    }
+}
+
+fn chance(judge: &str, others: usize) -> String {
     format!(
-        "{pairs}\n{judges} {}; a B that is not worse is called so by one of them with a \
-         chance of 2.5 % (Holm)\n{others} others are told and do not judge: one in 20 differs by \
-         chance",
-        if judges == 1 { "metric judges" } else { "metrics judge" }
+        "{judge}; a B that is not worse is called so by one of them with a chance of 2.5 % (Holm)\n\
+         {others} others are told and do not judge: one in 20 differs by chance"
     )
 }
 

@@ -22,7 +22,7 @@ use super::CurvedCost;
 use super::engines::{Engine, engines};
 
 /// A request, and when its client goes away, if it does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ask {
     pub at: SimTime,
     pub spec: RequestSpec,

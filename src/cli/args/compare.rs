@@ -52,7 +52,11 @@ pub struct CompareArgs {
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub split: Option<u32>,
 
-    /// Write comparison.json, comparison.csv and pairs.csv into this folder
+    /// Write the smallest workload found that makes the two schedules part, as a trace
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub witness: Option<PathBuf>,
+
+    /// Write comparison.json, comparison.csv, pairs.csv and witness.jsonl into this folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
