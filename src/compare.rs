@@ -152,15 +152,16 @@ pub struct Sample {
     pub b: Option<f64>,
 }
 
-/// Whether every run of a scenario is the same, whatever its seed.
+/// Whether every run is the same, whatever its seed: a trace, on machines that no router draws lots
+/// for.
 fn draws_nothing(scenario: &Scenario) -> bool {
-    matches!(scenario.workload.arrivals, ArrivalSpec::Trace(_))
+    matches!(scenario.workload.arrivals, ArrivalSpec::Trace(_)) && scenario.fleet.is_none()
 }
 
-/// Runs a scenario makes of each side.
-pub fn seeds(scenario: &Scenario) -> u32 {
-    match scenario.measure.seeds {
-        _ if draws_nothing(scenario) => 1,
+/// Runs of each side in a comparison of `a` and `b`.
+pub fn seeds(a: &Scenario, b: &Scenario) -> u32 {
+    match a.measure.seeds {
+        _ if draws_nothing(a) && draws_nothing(b) => 1,
         1 => SEEDS,
         seeds => seeds,
     }
@@ -176,8 +177,8 @@ pub fn compare(
     let first = scenario.workload.seed;
     let census = Census::of(a, first);
     let classes = census.classes(plan.split, &scenario.workload.tenant_names());
-    let seeds = seeds(scenario);
-    let sections = if draws_nothing(scenario) {
+    let seeds = seeds(scenario, b.scenario());
+    let sections = if seeds == 1 {
         let most = (census.requests / SECTION_REQUESTS).min(SECTIONS);
         if most < FEWEST_SECTIONS { 0 } else { most as usize }
     } else {

@@ -29,7 +29,7 @@ pub fn run(args: &CompareArgs, registry: &Registry) -> Result<Outcome, Failure> 
     let watch = Stopwatch::start();
     let plan =
         Plan { judges, split: args.split, step_by_step: args.step_by_step, check: args.check };
-    let done = RunsDone::new(u64::from(compare::seeds(&a)) * 2, watch.started());
+    let done = RunsDone::new(u64::from(compare::seeds(&a, &b)) * 2, watch.started());
     let compared = compare::compare((&in_a, &in_b), &plan, &|| done.one_more());
     drop(done);
     let contest = Contest::new(&in_a, &in_b);

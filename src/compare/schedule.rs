@@ -25,7 +25,7 @@ const REQUESTS: [usize; 3] = [64, 512, 4096];
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedules {
-    Part(Parting),
+    Part(Box<Parting>),
     Agree(Agreement),
 }
 
@@ -140,7 +140,7 @@ impl<'a> Contest<'a> {
             if let Some(parting) = self.parting(&workload, self.a.stop_at()) {
                 let until = parting.until().unwrap_or(SimTime::MAX);
                 requests.retain(|&(at, _)| at <= until);
-                return (Schedules::Part(parting), requests);
+                return (Schedules::Part(Box::new(parting)), requests);
             }
         }
         let agreement = self.agreement(&requests, all);

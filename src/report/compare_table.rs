@@ -52,7 +52,7 @@ impl Names {
         };
         let (left, right) = (json(a), json(b));
         let mut differences = Vec::new();
-        for key in ["model", "precision", "kv-cache-dtype", "hardware", "engine"] {
+        for key in ["model", "precision", "kv-cache-dtype", "hardware", "engine", "fleet"] {
             // What is set shows in what is effective.
             differ(key, &left[key], &right[key], &mut differences);
         }
