@@ -19,6 +19,7 @@ pub mod recorder;
 pub mod slo;
 pub mod steps;
 pub mod summary;
+pub mod tenants;
 pub mod timeline;
 pub mod trust;
 

@@ -18,6 +18,7 @@ pub mod steps;
 pub mod style;
 pub mod summary_table;
 pub mod sweep_table;
+pub mod tenant_table;
 pub mod workload_table;
 
 pub use json::SimulatorFigures;

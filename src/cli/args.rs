@@ -481,8 +481,9 @@ pub struct WorkloadArgs {
     )]
     pub concurrency: Option<String>,
 
-    /// Requests per second that arrive whatever the answers
-    #[arg(long, value_name = "R", allow_negative_numbers = true, conflicts_with = "trace")]
+    /// Requests per second that arrive whatever the answers; with --trace, its times are stretched to
+    /// that rate
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub request_rate: Option<String>,
 
     /// Gaps between arrivals at --request-rate
@@ -583,6 +584,10 @@ impl WorkloadArgs {
     fn overrides(&self) -> Vec<Override> {
         // As in vllm bench serve, a burstiness alone means Gamma.
         let (rate_key, burstiness_key) = match (self.arrivals, &self.burstiness) {
+            // A trace is stretched to the rate.
+            _ if self.trace.is_some() => {
+                ("workload.trace.request-rate", "workload.gamma.burstiness")
+            }
             (Arrivals::Constant, _) => {
                 ("workload.constant.request-rate", "workload.constant.burstiness")
             }
@@ -598,9 +603,9 @@ impl WorkloadArgs {
         };
         valued(&[
             ("--concurrency", "workload.closed-loop.clients", &self.concurrency),
+            ("--trace", "workload.trace.file", &self.trace),
             ("--request-rate", rate_key, &self.request_rate),
             ("--burstiness", burstiness_key, &self.burstiness),
-            ("--trace", "workload.trace.file", &self.trace),
             ("--time-scale", "workload.trace.time-scale", &self.time_scale),
             ("--rate-scale", "workload.trace.rate-scale", &self.rate_scale),
             ("--lengths", "workload.lengths.dataset", &self.lengths),
@@ -710,6 +715,16 @@ mod tests {
         };
         assert_eq!(flags(&[]), want("gamma"));
         assert_eq!(flags(&["--arrivals", "weibull"]), want("weibull"));
+    }
+
+    #[test]
+    fn a_rate_beside_a_trace_is_the_traces() {
+        let args = scenario_args(&["--request-rate", "4", "--trace", "a.csv"]).overrides();
+        let want = [
+            Override::flag("--trace", "workload.trace.file", "a.csv"),
+            Override::flag("--request-rate", "workload.trace.request-rate", "4"),
+        ];
+        assert_eq!(args, want);
     }
 
     #[test]

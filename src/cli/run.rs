@@ -290,7 +290,7 @@ fn one_seed(
         (None, None) => unreachable!("a workload ends by time or by count"),
     };
     let observer = (
-        Recorder::new(deployment.measure()),
+        Recorder::new(deployment.measure()).with_tenants(workload.tenant_names()),
         (
             (
                 requests.map(|w| RequestsCsv::new(seed, workload.tenant_names(), w)),

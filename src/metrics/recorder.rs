@@ -5,6 +5,7 @@ use super::distribution::Distribution;
 use super::slo::{Slo, SloTally, divide};
 use super::steps::StepTotals;
 use super::summary::Summary;
+use super::tenants::Tenants;
 use super::timeline::Timeline;
 use super::trust::Trusted;
 use crate::cost::trust::TermGrades;
@@ -107,6 +108,7 @@ pub struct Recorder {
     pub(super) tally: Tally,
     pub(super) steps: StepTotals,
     pub(super) replicas: Vec<ReplicaReport>,
+    pub(super) tenants: Tenants,
     timeline: Timeline,
     /// Gaps and sequences of the step that is about to be reported: only its end says on which side
     /// of the warm-up and of the deadline they lie.
@@ -124,9 +126,16 @@ impl Recorder {
             tally: Tally::default(),
             steps: StepTotals::default(),
             replicas: Vec::new(),
+            tenants: Tenants::default(),
             timeline: Timeline::default(),
             gaps: Vec::new(),
         }
+    }
+
+    /// Tells requests apart by tenant too; the names by the number that requests carry.
+    pub fn with_tenants(mut self, names: Vec<String>) -> Self {
+        self.tenants = Tenants::named(names);
+        self
     }
 
     pub fn summary(self) -> Summary {
@@ -329,6 +338,8 @@ impl Observer for Recorder {
             self.tally.by_deadline.prefilled += u64::from(record.prompt_tokens);
         }
         stretch(&mut self.tally.first_sent, &mut self.tally.last_end, record);
+        let in_time = self.before_deadline(record.ended);
+        self.tenants.add(record, self.measure.convention, in_time);
         let Outcome::Ended(reason) = record.outcome else {
             self.tally.unfinished += 1;
             return;

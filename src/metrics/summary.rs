@@ -11,6 +11,7 @@ use super::fleet::ReplicaSummary;
 use super::histogram::RELATIVE_ERROR;
 use super::quantile::Quantile;
 use super::recorder::{Recorder, Tally};
+use super::tenants::TenantSummary;
 use super::trust::{self, Trusted};
 use crate::cost::trust::Trust;
 use crate::request::FinishReason;
@@ -62,7 +63,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    fn of(values: &Distribution, quantile: Quantile) -> Self {
+    pub(super) fn of(values: &Distribution, quantile: Quantile) -> Self {
         let to_ms = |ns: f64| ns / 1e6;
         let figures = values.figures_by(quantile, &[50.0, 90.0, 95.0, 99.0]);
         let figure = |of: fn(&Figures) -> f64| figures.as_ref().map(of).map(to_ms);
@@ -180,6 +181,9 @@ pub struct Summary {
     /// By number, where there are several; of the whole run, warm-up included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaSummary>,
+    /// By name; none where requests are of one kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tenants: BTreeMap<String, TenantSummary>,
     /// Assumptions and extrapolations behind the figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -276,6 +280,7 @@ impl Summary {
             trust_shares: BTreeMap::new(),
             trust_limits: Vec::new(),
             replicas: ReplicaSummary::of(&recorder.replicas),
+            tenants: recorder.tenants.summaries(measure.convention, counted.duration),
             notes: Vec::new(),
             seeds: None,
             intervals: BTreeMap::new(),

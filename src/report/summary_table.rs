@@ -2,9 +2,9 @@
 
 use comfy_table::{CellAlignment, Table};
 
-use super::fleet_table;
 use super::listing::{plain_table, tidy};
 use super::style::{Style, count, number};
+use super::{fleet_table, tenant_table};
 use crate::cost::trust::Trust;
 use crate::metrics::{Stats, Summary};
 
@@ -20,6 +20,7 @@ pub fn render(name: &str, summary: &Summary, style: Style) -> String {
         text.push_str(&time);
     }
     text.push_str(&fleet_table::replicas(summary));
+    text.push_str(&tenant_table::tenants(summary));
     if let Some(slo) = &summary.slo {
         let verdict = if slo.met { style.good("met") } else { style.bad("missed") };
         let share = slo.attainment.map_or("-".into(), |a| format!("{} %", number(a * 100.0, 4)));

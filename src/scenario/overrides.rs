@@ -440,6 +440,18 @@ fn drop_excluded(
             }
         }
     }
+    // How much the other arrivals were to send says nothing of a trace, which has its own end.
+    if sets("workload.trace.file") && table.find("workload.trace").is_none() {
+        let convention = table.find("measure.convention").map(|node| &node.value);
+        // It divides by a configured duration.
+        let timed = matches!(convention, Some(Value::String(name)) if name == "redhat-2023");
+        let with_it = timed.then_some("measure.convention");
+        for key in ["workload.duration", "workload.num-requests"].into_iter().chain(with_it) {
+            if may_drop(table, key) {
+                table.remove_path(key);
+            }
+        }
+    }
     for group in ONE_OF {
         for set in group.iter().filter(|key| sets(key)) {
             for other in group.iter().filter(|other| *other != set) {

@@ -355,6 +355,31 @@ fn a_trace_given_by_a_flag_replaces_arrivals_and_lengths() {
 }
 
 #[test]
+fn a_trace_given_by_a_flag_is_sent_to_its_end_unless_a_flag_ends_it() {
+    let mut files = MemoryFiles::default();
+    files.0.insert("t.csv".into(), TRACE.into());
+    let with = |text: &str, more: &[Override]| {
+        let flag = Override::flag("--trace", "workload.trace.file", "t.csv");
+        let flags = [&[flag], more].concat();
+        load(&Source::file("dir/s.toml", text), &flags, &files).unwrap().workload
+    };
+    let end = |workload: WorkloadSpec| (workload.duration, workload.num_requests);
+    assert_eq!(end(with(GOOD, &[])), (None, Some(4)));
+    let redhat = format!("{GOOD}[measure]\nconvention = \"redhat-2023\"\n");
+    assert_eq!(end(with(&redhat, &[])), (None, Some(4)));
+    let minute = Override::flag("--duration", "workload.duration", "60s");
+    assert_eq!(end(with(GOOD, &[minute])), (Some(SimDuration::from_secs(60)), Some(4)));
+    // A duration that was written beside a trace is the trace's.
+    files.0.insert("u.csv".into(), TRACE.into());
+    let text = GOOD.replace("[workload.closed-loop]\nclients = 10", "trace.file = \"u.csv\"");
+    let text = text.replace("[workload.lengths]\ndataset = \"openorca-006\"\n", "");
+    let load = |flags: &[Override]| load(&Source::file("s.toml", text.as_str()), flags, &files);
+    let flag = Override::flag("--trace", "workload.trace.file", "t.csv");
+    let kept = load(&[flag]).unwrap_or_else(|error| panic!("{}", error.render(false)));
+    assert_eq!(kept.workload.duration, Some(SimDuration::from_secs(240)));
+}
+
+#[test]
 fn a_bad_row_of_a_trace_is_shown_with_its_line_and_the_key_that_names_the_file() {
     let message = traced(&TRACE.replace("20,30,5", "20,many,5"), "").unwrap_err();
     let expected = "\
