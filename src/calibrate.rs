@@ -6,5 +6,6 @@
 pub mod device;
 pub mod fit;
 pub mod import;
+pub mod leave_out;
 pub mod surfaces;
 pub mod table;

@@ -1,5 +1,6 @@
 //! The command line: the only part that reads files and clocks, prints, and ends the process.
 
+mod accuracy;
 mod args;
 mod calibrate;
 mod capacity;
@@ -110,6 +111,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
         Command::Capacity(args) => capacity::run(args, registry),
         Command::Compare(args) => compare::run(args, registry),
         Command::Validate(args) => validate::run(args, registry),
+        Command::Accuracy(args) => accuracy::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Conformance(args) => conformance::run(args),
         Command::Record(args) => record::run(args, registry),

@@ -12,6 +12,7 @@ pub mod gemm;
 pub mod host;
 pub mod profile;
 pub mod sourced;
+pub mod spread;
 pub mod trust;
 pub mod weight_kernel;
 
@@ -289,6 +290,28 @@ pub enum ContextCost {
 }
 
 impl ContextCost {
+    /// The same `factor` times as long; a recorded schedule's cost stays as it was recorded.
+    #[must_use]
+    fn times(mut self, factor: f64) -> Self {
+        match &mut self {
+            Self::Zero | Self::Integer { .. } => {}
+            Self::Curve { constant, per_token, per_sqrt } => {
+                [constant, per_token, per_sqrt].into_iter().for_each(|c| *c *= factor);
+            }
+            Self::Windowed {
+                constant,
+                per_token,
+                per_sqrt,
+                window: _,
+                window_per_token,
+                window_per_sqrt,
+            } => [constant, per_token, per_sqrt, window_per_token, window_per_sqrt]
+                .into_iter()
+                .for_each(|c| *c *= factor),
+        }
+        self
+    }
+
     #[inline]
     pub fn at(&self, context: u64) -> SimDuration {
         self.at_plus(context, 0.0)

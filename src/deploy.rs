@@ -9,6 +9,7 @@ use std::rc::Rc;
 use crate::cost::calibrated::{CalibratedCost, CostError, CostInputs};
 use crate::cost::host::EngineTraits;
 use crate::cost::profile::lookup::Profiles;
+use crate::cost::spread::Scales;
 use crate::cost::{DecodeCost, StepCost, StepShape, StepTime};
 use crate::engine::observer::Observer;
 use crate::engine::router::Router;
@@ -121,6 +122,12 @@ impl<'a> Deployment<'a> {
     /// Lets further runs start with what one has left: equal steps need not be priced again.
     pub fn learn(&mut self, cost: CalibratedCost) {
         self.cost = cost;
+    }
+
+    /// The same deployment with parts of its price scaled.
+    #[must_use]
+    pub fn scaled(&self, scales: Scales) -> Self {
+        Self { cost: self.cost.scaled(scales), ..self.clone() }
     }
 
     /// The scheduler's settings.

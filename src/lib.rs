@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+pub mod accuracy;
 pub mod calibrate;
 pub mod cli;
 pub mod compare;
@@ -55,6 +56,7 @@ pub mod scheduler;
 pub mod sweep;
 pub mod time;
 pub mod trace;
+pub mod uncertainty;
 pub mod units;
 pub mod validate;
 pub mod workload;

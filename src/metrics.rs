@@ -23,7 +23,7 @@ pub mod tenants;
 pub mod timeline;
 pub mod trust;
 
-pub use confidence::Interval;
+pub use confidence::{Band, Interval};
 pub use convention::Convention;
 pub use distribution::{Distribution, EXACT_LIMIT};
 pub use fleet::ReplicaSummary;

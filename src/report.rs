@@ -4,6 +4,7 @@
 //! given. Nothing written holds a wall-clock figure, except the `simulator` object of
 //! [`json::run_object`].
 
+pub mod accuracy_table;
 pub mod capacity_table;
 pub mod compare_table;
 pub mod csv;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::cost::calibrated::CostError;
 use crate::cost::trust::Trust;
 use crate::deploy::DeployError;
+use crate::metrics::Band;
 use crate::named::named_enum;
 use crate::scenario::{self, DiskFiles, Override, Scenario};
 
@@ -73,6 +74,8 @@ impl Report {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
     pub row: String,
+    /// Rows of the suite that are judged together; empty if all are.
+    pub group: &'static str,
     pub gpu: String,
     pub engine: String,
     pub model: String,
@@ -80,6 +83,9 @@ pub struct Row {
     pub unit: &'static str,
     pub measured: f64,
     pub predicted: f64,
+    /// Where one measurement is expected, from what the numbers behind the prediction may be off
+    /// by; only where that was asked for.
+    pub expected: Option<Band>,
     /// 95 % interval of the prediction's mean over seeds.
     pub interval: Option<(f64, f64)>,
     /// Predicted / measured - 1.
@@ -150,16 +156,17 @@ pub enum ValidateError {
 }
 
 /// Computes one suite. Uses all threads of the current rayon pool; the result does not depend on
-/// their number.
-pub fn run(suite: Suite) -> Result<Report, ValidateError> {
+/// their number. `bands`: also say where each measurement is expected, which takes some twenty
+/// times as many runs.
+pub fn run(suite: Suite, bands: bool) -> Result<Report, ValidateError> {
     match suite {
-        Suite::Redhat => redhat::report(),
+        Suite::Redhat => redhat::report(bands),
         Suite::RedhatClaims => claims::report(),
         Suite::GkeMemory => gke::report(),
         Suite::TgiSagemaker | Suite::ArgonneA10040 | Suite::SplitwiseA10080 | Suite::L4Mistral => {
-            serving::report(suite)
+            serving::report(suite, bands)
         }
-        Suite::VllmRtxPro6000 => requests::report(),
+        Suite::VllmRtxPro6000 => requests::report(bands),
     }
 }
 

@@ -85,7 +85,7 @@ const FP8_KIN: &str = "l40s";
 /// runs of vLLM 0.19 (`../shared/physics/operator-surfaces.md` 4.5).
 const SAMPLERS: [(&str, f64, f64); 2] = [("rtx-4090", 8.4, 1.0), ("rtx-pro-6000", 18.0, 0.5)];
 
-const HALF: [&str; 4] = ["fp16", "bf16", "float16", "bfloat16"];
+pub(super) const HALF: [&str; 4] = ["fp16", "bf16", "float16", "bfloat16"];
 
 /// Builds the profile of `gpu` from all rows of the tables.
 pub fn import(rows: &[Timing], gpu: &Gpu) -> Import {

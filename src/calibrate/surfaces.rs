@@ -15,9 +15,9 @@ use crate::cost::profile::Fit;
 use super::fit::{Parameter, least_squares};
 use super::table::Timing;
 
-pub use attention::{decode, mixed, prefill};
-pub use elementwise::elementwise;
-pub use gemm::gemm;
+pub use attention::{decode, decode_errors, mixed, mixed_errors, prefill, prefill_errors};
+pub use elementwise::{elementwise, elementwise_errors};
+pub use gemm::{gemm, gemm_errors};
 
 /// Share of the shapes (or rows) that are kept back from a fit.
 const HELD_OUT: f64 = 0.4;
@@ -172,6 +172,29 @@ fn fit<T>(
         })
         .collect();
     (best.values, fits)
+}
+
+/// The errors of a surface that never saw these rows, by source.
+fn judge<T>(surface: &str, samples: &[Sample<T>], predict: impl Fn(&T) -> f64) -> Vec<Fit> {
+    let mut by_source: BTreeMap<&str, Vec<(&str, f64)>> = BTreeMap::new();
+    for s in samples {
+        let error = (predict(&s.shape) / s.seconds - 1.0).abs();
+        by_source.entry(&s.source).or_default().push((s.region, error));
+    }
+    by_source
+        .into_iter()
+        .map(|(source, rows)| {
+            let errors: Vec<f64> = rows.iter().map(|(_, error)| *error).collect();
+            Fit {
+                surface: surface.to_owned(),
+                rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+                median_percent: percent(&errors, 0.5),
+                p90_percent: percent(&errors, 0.9),
+                on: format!("all rows; {}", regions(&rows)),
+                source: source.to_owned(),
+            }
+        })
+        .collect()
 }
 
 /// Soft L1: quadratic for small residuals, linear beyond.

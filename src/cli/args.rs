@@ -4,6 +4,7 @@
 //! value is checked in one place, whether it comes from a file, `--set` or a flag, and the message
 //! points at what the user wrote.
 
+mod accuracy;
 mod compare;
 mod sweep;
 mod validate;
@@ -16,6 +17,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use crate::load_test::ResultFormat;
 use crate::scenario::Override;
 
+pub use accuracy::{AccuracyArgs, Section};
 pub use compare::{CompareArgs, Side};
 pub use sweep::{CapacityArgs, MergeArgs, Searched, SweepArgs, SweepCommand};
 pub use validate::ValidateArgs;
@@ -58,6 +60,8 @@ pub enum Command {
     /// Compare predictions with published measurements, or with a load test of your own; exit 1 if a
     /// stated bound is broken
     Validate(ValidateArgs),
+    /// Show how far predictions are from measurements, by GPU, engine, model and operator
+    Accuracy(AccuracyArgs),
     /// Make a profile from measurements
     Calibrate(CalibrateArgs),
     /// Replay recorded schedules of the real engines; exit 1 if one differs
@@ -109,6 +113,11 @@ pub struct RunArgs {
     /// Take every step on its own instead of jumping over equal ones; the results are the same
     #[arg(long)]
     pub step_by_step: bool,
+
+    /// Say where measurements are expected, given how far the numbers behind the prediction may be
+    /// off (simulates some twenty variations)
+    #[arg(long)]
+    pub intervals: bool,
 
     /// Check the engine's invariants at every step
     #[arg(long)]

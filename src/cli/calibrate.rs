@@ -130,7 +130,7 @@ fn contents(rows: &[Timing]) -> Listing {
 }
 
 /// The tables of files, and of all CSV files in folders, in alphabetical order.
-fn read_tables(paths: &[PathBuf]) -> Result<Vec<(TableKind, Vec<Timing>)>, Failure> {
+pub(super) fn read_tables(paths: &[PathBuf]) -> Result<Vec<(TableKind, Vec<Timing>)>, Failure> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {

@@ -1,5 +1,6 @@
 //! `servesim run`: one scenario, once per seed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom};
 
@@ -17,13 +18,15 @@ use crate::deploy::{DeployError, Deployment, Simulated};
 use crate::engine::RunTotals;
 use crate::engine::invariants::Invariants;
 use crate::load_test::{self, Log};
-use crate::metrics::{Recorder, Summary};
+use crate::metrics::{Band, Interval, Recorder, Summary};
 use crate::report::plot_data::{TIMELINE_HEADER, timeline_rows};
 use crate::report::requests::REQUESTS_HEADER;
 use crate::report::steps::steps_header;
 use crate::report::{RequestsCsv, SimulatorFigures, StepsCsv, csv, json, summary_table};
 use crate::scenario::{Registry, Scenario};
+use crate::sweep::columns;
 use crate::time::SimTime;
+use crate::uncertainty::{self, Deviation};
 
 /// Seeds that run before their rows are gathered, which bounds the files open at once.
 const BATCH: u64 = 64;
@@ -55,6 +58,9 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
         wall_s: watch.wall_s(),
     };
     let mut summary = Summary::over_seeds(&series.summaries).expect("at least one seed");
+    if args.intervals {
+        summary.prediction_intervals = expected(&deployment, &series.summaries, &summary, &watch);
+    }
     summary.notes = notes(&scenario, &deployment, &series.extrapolations);
 
     let provenance = provenance(&deployment);
@@ -97,6 +103,43 @@ pub(super) fn deploy(
         // What the simulator has no coefficients for is refused, not guessed.
         Err(error @ DeployError::Cost(_)) => Err(Failure::bad_input(error)),
     }
+}
+
+/// Seeds with which each variation is simulated.
+const MOST_SEEDS: u64 = 8;
+
+/// Where a measurement of each figure is expected: what the numbers behind the prediction may be off
+/// by, and, of several seeds, how single runs scatter.
+fn expected(
+    deployment: &Deployment<'_>,
+    runs: &[Summary],
+    summary: &Summary,
+    watch: &Stopwatch,
+) -> BTreeMap<String, Band> {
+    let figures: Vec<_> =
+        columns::metrics().filter(|(name, _)| columns::less_is_better(name).is_some()).collect();
+    let first = deployment.scenario().workload.seed;
+    let seeds = MOST_SEEDS.min(runs.len() as u64);
+    let variations = 2 * uncertainty::spreads(deployment).len() as u64 + 1;
+    let done = RunsDone::new(variations, watch.started());
+    let deviations = uncertainty::deviations(deployment, |varied| {
+        let summaries: Vec<Summary> = (0..seeds)
+            .map(|i| {
+                let recorder = Recorder::new(varied.measure());
+                varied.simulate(first.wrapping_add(i), recorder, false).1.summary()
+            })
+            .collect();
+        done.one_more();
+        let mean = Summary::over_seeds(&summaries).expect("at least one seed");
+        figures.iter().map(|(_, get)| get(&mean)).collect()
+    });
+    let band = |((name, get), deviation): ((&str, fn(&Summary) -> Option<f64>), _)| {
+        let (value, deviation): (f64, Deviation) = (get(summary)?, deviation?);
+        let single: Vec<f64> = runs.iter().filter_map(get).collect();
+        let scatter = Interval::standard_deviation(&single).unwrap_or(0.0) / value;
+        Some((name.to_owned(), deviation.with_scatter(scatter).around(value)))
+    };
+    figures.iter().copied().zip(deviations).filter_map(band).collect()
 }
 
 /// Whether the run answers its question, and if not, why, on standard error.

@@ -28,7 +28,7 @@ pub fn run(args: &ValidateArgs, registry: &Registry) -> Result<Outcome, Failure>
     let mut reports = Vec::with_capacity(suites.len());
     for suite in suites {
         // The suites read only what is embedded: a fault there is ours, not the user's.
-        let report = validate::run(suite).map_err(|error| {
+        let report = validate::run(suite, false).map_err(|error| {
             Failure::environment(&format!("cannot compute the suite {suite}"), &error)
         })?;
         if args.format == Format::Table {

@@ -19,6 +19,7 @@ use super::profile::{
     DeploymentProfile, GpuProfile, InterconnectProfile, ProfileError, WeightKernelProfile,
 };
 use super::sourced::Provenance;
+use super::spread::{Part, Scales};
 use super::trust::TermGrades;
 use super::{ContextCost, CostTerm, DecodeCost, StepCost, StepShape, StepTime};
 
@@ -213,6 +214,24 @@ impl CalibratedCost {
             decodes: Memo::new(),
             newest_prefill: None,
         })
+    }
+
+    /// The same price with parts of it scaled, and nothing asked yet.
+    #[must_use]
+    pub fn scaled(&self, scales: Scales) -> Self {
+        Self {
+            kernels: self.kernels.clone().scaled(scales),
+            graphs: self.graphs.clone(),
+            host: self.host.times(scales.of(Part::Host), scales.of(Part::Serial)),
+            kv_copy: self.kv_copy.times(scales.of(Part::Copies)),
+            layers: Memo::new(),
+            heads: Memo::new(),
+            decodes: Memo::new(),
+            newest_prefill: None,
+            extrapolations: self.extrapolations.clone(),
+            provenance: self.provenance.clone(),
+            grades: self.grades,
+        }
     }
 
     /// What was asked for so far, or will be by any step, outside the measured range.

@@ -123,6 +123,18 @@ pub struct HostModel {
 }
 
 impl HostModel {
+    /// Launching `beside` times as long, and the work in series `series` times.
+    #[must_use]
+    pub fn times(self, beside: f64, series: f64) -> Self {
+        Self {
+            eager: self.eager * beside,
+            replay: self.replay * beside,
+            serial_per_step: self.serial_per_step * series,
+            serial_per_sequence: self.serial_per_sequence * series,
+            serial_per_prefill: self.serial_per_prefill * series,
+        }
+    }
+
     /// Runs beside the GPU: only what exceeds the GPU's time is felt.
     pub fn beside(&self, replayed: bool) -> SimDuration {
         SimDuration::from_secs_f64(if replayed { self.replay } else { self.eager })

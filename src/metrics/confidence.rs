@@ -15,17 +15,42 @@ pub struct Interval {
     pub half_width: f64,
 }
 
+/// The range in which a measurement is expected, with a probability of 80 and of 95 %.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Band {
+    pub low_80: f64,
+    pub high_80: f64,
+    pub low_95: f64,
+    pub high_95: f64,
+}
+
+impl Band {
+    pub fn holds_80(&self, value: f64) -> bool {
+        (self.low_80..=self.high_80).contains(&value)
+    }
+
+    pub fn holds_95(&self, value: f64) -> bool {
+        (self.low_95..=self.high_95).contains(&value)
+    }
+}
+
 impl Interval {
-    /// Of independent samples of one quantity; `None` for fewer than two, which say nothing about
-    /// their spread.
-    pub fn of(samples: &[f64]) -> Option<Self> {
+    /// Of single samples around their mean; `None` for fewer than two.
+    pub fn standard_deviation(samples: &[f64]) -> Option<f64> {
         if samples.len() < 2 {
             return None;
         }
         let n = samples.len() as f64;
         let mean = samples.iter().sum::<f64>() / n;
         let squares: f64 = samples.iter().map(|x| (x - mean) * (x - mean)).sum();
-        let error = (squares / (n - 1.0) / n).sqrt();
+        Some((squares / (n - 1.0)).sqrt())
+    }
+
+    /// Of independent samples of one quantity; `None` for fewer than two, which say nothing about
+    /// their spread.
+    pub fn of(samples: &[f64]) -> Option<Self> {
+        let error = Self::standard_deviation(samples)? / (samples.len() as f64).sqrt();
+        let mean = samples.iter().sum::<f64>() / samples.len() as f64;
         let half_width = t_quantile(samples.len() - 1) * error;
         Some(Self { mean, low: mean - half_width, high: mean + half_width, half_width })
     }

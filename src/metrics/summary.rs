@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::confidence::Interval;
+use super::confidence::{Band, Interval};
 use super::distribution::{Distribution, Figures};
 use super::fleet::ReplicaSummary;
 use super::histogram::RELATIVE_ERROR;
@@ -193,6 +193,10 @@ pub struct Summary {
     /// 95 % Student-t interval of each figure over the seeds, by dotted key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub intervals: BTreeMap<String, Interval>,
+    /// Where a measurement of each figure is expected, given how far the numbers behind the
+    /// prediction may be off; only where that was asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prediction_intervals: BTreeMap<String, Band>,
 }
 
 impl Summary {
@@ -284,6 +288,7 @@ impl Summary {
             notes: Vec::new(),
             seeds: None,
             intervals: BTreeMap::new(),
+            prediction_intervals: BTreeMap::new(),
         }
     }
 

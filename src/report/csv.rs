@@ -11,6 +11,7 @@ pub fn summary(name: &str, summary: &Summary) -> Vec<u8> {
     if let Some(object) = value.as_object_mut() {
         object.shift_remove("notes");
         object.shift_remove("intervals");
+        object.shift_remove("prediction_intervals");
     }
     let mut leaves = vec![("scenario".to_owned(), name.to_owned())];
     flatten("", &value, &mut leaves);

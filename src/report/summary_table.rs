@@ -14,6 +14,10 @@ pub fn render(name: &str, summary: &Summary, style: Style) -> String {
     text.push_str(&figures(summary));
     text.push('\n');
     text.push_str(&latencies(summary));
+    if !summary.prediction_intervals.is_empty() {
+        text.push('\n');
+        text.push_str(&expected(summary));
+    }
     let time = where_time_went(summary);
     if !time.is_empty() {
         text.push('\n');
@@ -159,6 +163,31 @@ fn latencies(summary: &Summary) -> String {
         text.push_str(&format!("percentiles within {}\n", percent(error)));
     }
     text
+}
+
+/// Where measurements of the main figures are expected.
+fn expected(summary: &Summary) -> String {
+    const FIGURES: [(&str, &str); 9] = [
+        ("output_throughput", "output tokens/s"),
+        ("request_throughput", "requests/s"),
+        ("usd_per_1m_output_tokens", "USD per 1M output tokens"),
+        ("ttft_ms.mean", "mean TTFT, ms"),
+        ("ttft_ms.p99", "p99 TTFT, ms"),
+        ("tpot_ms.mean", "mean TPOT, ms"),
+        ("tpot_ms.p99", "p99 TPOT, ms"),
+        ("e2el_ms.mean", "mean E2E, ms"),
+        ("e2el_ms.p99", "p99 E2E, ms"),
+    ];
+    let mut table = plain_table();
+    table.set_header(["a measurement is expected in", "80 % of runs", "95 %"]);
+    for (key, name) in FIGURES {
+        let Some(band) = summary.prediction_intervals.get(key) else { continue };
+        let range = |low, high| format!("{} .. {}", number(low, 3), number(high, 3));
+        let cells = [range(band.low_80, band.high_80), range(band.low_95, band.high_95)];
+        table.add_row(std::iter::once(name.to_owned()).chain(cells));
+    }
+    pad(&mut table, |i| if i == 0 { CellAlignment::Left } else { CellAlignment::Right });
+    tidy(&table)
 }
 
 /// Shares of the busy time by cost term, largest first.

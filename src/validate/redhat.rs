@@ -16,8 +16,9 @@ use crate::cost::profile::lookup::Profiles;
 use crate::cost::trust::Trust;
 use crate::deploy::Deployment;
 use crate::engine::RunTotals;
-use crate::metrics::{Interval, Recorder};
+use crate::metrics::{Band, Interval, Recorder};
 use crate::scenario::Scenario;
+use crate::uncertainty;
 use crate::units::UsdPerHour;
 
 use super::published::{Table2Row, table_2};
@@ -28,6 +29,8 @@ const SEEDS: u64 = 32;
 /// Repetitions within a fit. The seeds are the same for all rows and all trials, so that a trial
 /// differs from the last only by its constants.
 const FIT_SEEDS: u64 = 16;
+/// Repetitions behind each change of throughput that a change of the constants makes.
+const BAND_SEEDS: u64 = 4;
 /// What is thought of a row's own scatter: one 240 s run varies by 1-2 % from seed to seed, and the
 /// study does not say how it counted the requests in flight at the end.
 const SPREAD_OF_DATA: f64 = 0.03;
@@ -131,6 +134,26 @@ impl Case {
         Ok(deployment.profiles().clone())
     }
 
+    /// Where one measurement is expected: what the prediction may be off by, and the scatter of
+    /// single runs.
+    fn expected(
+        &self,
+        profiles: &Profiles,
+        samples: &[f64],
+    ) -> Result<Option<Band>, ValidateError> {
+        let deployment = Deployment::with_profiles(&self.scenario, profiles.clone())
+            .map_err(|e| self.fault(e))?;
+        let first = self.scenario.workload.seed;
+        let deviations = uncertainty::deviations(&deployment, |varied| {
+            let runs = (first..first + BAND_SEEDS)
+                .map(|seed| varied.simulate(seed, (), false).0.output_tokens as f64);
+            vec![Some(runs.sum())]
+        });
+        let scatter = Interval::standard_deviation(samples).unwrap_or(0.0) / mean(samples);
+        let band = deviations[0].map(|d| d.with_scatter(scatter).around(mean(samples)));
+        Ok(band)
+    }
+
     /// By what kind of numbers the prediction is limited, in its first run.
     fn trust(&self, profiles: &Profiles) -> Result<Option<Trust>, ValidateError> {
         let deployment = Deployment::with_profiles(&self.scenario, profiles.clone())
@@ -217,7 +240,7 @@ fn fit(
     }
 }
 
-pub(super) fn report() -> Result<Report, ValidateError> {
+pub(super) fn report(bands: bool) -> Result<Report, ValidateError> {
     let mut report = Report::new(
         Suite::Redhat,
         "Red Hat, Table 2: Llama-2 under TGIS, 10 clients, 240 s, 32 OpenOrca prompts",
@@ -261,10 +284,10 @@ pub(super) fn report() -> Result<Report, ValidateError> {
         let fitted = fitted.map(|(f, _)| f.name.to_owned()).collect();
         let from = report.rows.len();
         errors.push(add_rows(&mut report, case, &samples, Some(left_out), fitted, None));
-        trust_rows(&mut report.rows[from..], case.trust(profiles)?);
+        trust_rows(&mut report.rows[from..], case, profiles, &samples, bands)?;
     }
     for case in cases.iter().filter(|case| !case.is_a10g()) {
-        add_p4d(&mut report, case)?;
+        add_p4d(&mut report, case, bands)?;
     }
 
     for (index, fitted) in FITTED.iter().enumerate() {
@@ -347,12 +370,25 @@ fn add_rows(
     error
 }
 
-fn trust_rows(rows: &mut [Row], trust: Option<Trust>) {
-    rows.iter_mut().for_each(|row| row.trust = trust);
+/// Says of a case's rows how far they can be trusted.
+fn trust_rows(
+    rows: &mut [Row],
+    case: &Case,
+    profiles: &Profiles,
+    samples: &[f64],
+    bands: bool,
+) -> Result<(), ValidateError> {
+    let trust = case.trust(profiles)?;
+    let band = if bands { case.expected(profiles, samples)? } else { None };
+    for row in rows {
+        row.trust = trust;
+        row.expected = band.filter(|_| row.quantity == "throughput");
+    }
+    Ok(())
 }
 
 /// The p4d row twice: as a prediction, and with the host factor that was fitted on it.
-fn add_p4d(report: &mut Report, case: &Case) -> Result<(), ValidateError> {
+fn add_p4d(report: &mut Report, case: &Case, bands: bool) -> Result<(), ValidateError> {
     let own = case.profiles()?;
     let instance = &case.scenario.hardware.instance;
     let elsewhere = Profiles::look_up(instance, case.scenario.engine.name.base(), None)
@@ -362,13 +398,13 @@ fn add_p4d(report: &mut Report, case: &Case) -> Result<(), ValidateError> {
     let samples = case.throughput(&predicted, SEEDS)?;
     let from = report.rows.len();
     add_rows(report, case, &samples, None, Vec::new(), Some(note));
-    trust_rows(&mut report.rows[from..], case.trust(&predicted)?);
+    trust_rows(&mut report.rows[from..], case, &predicted, &samples, bands)?;
     let note = "fitted, no test: host time per layer of this row's own deployment";
     let samples = case.throughput(&own, SEEDS)?;
     let fitted = vec!["host time per layer of this deployment".to_owned()];
     let from = report.rows.len();
     let error = add_rows(report, case, &samples, None, fitted, Some(note));
-    trust_rows(&mut report.rows[from..], case.trust(&own)?);
+    trust_rows(&mut report.rows[from..], case, &own, &samples, bands)?;
     report.checks.push(Check::new(
         "redhat.p4d-fit",
         "the p4d row with its own host factor is reproduced within 2 %",

@@ -13,6 +13,7 @@ use crate::metrics::{Recorder, quantile};
 use crate::request::{PromptContent, RequestSpec, TokenRun};
 use crate::scenario::{self, DiskFiles, Override, Source};
 use crate::time::SimTime;
+use crate::uncertainty;
 use crate::workload::Workload;
 
 use super::{Check, Report, Row, Suite, ValidateError};
@@ -135,7 +136,7 @@ fn recording() -> Option<PathBuf> {
     Some(shared.join(RECORDING)).filter(|path| path.exists())
 }
 
-pub(super) fn report() -> Result<Report, ValidateError> {
+pub(super) fn report(bands: bool) -> Result<Report, ValidateError> {
     let mut report = Report::new(
         Suite::VllmRtxPro6000,
         "vLLM 0.19 on one RTX PRO 6000: Llama-3.1-8B, 300 ShareGPT requests at 10/s",
@@ -161,13 +162,11 @@ pub(super) fn report() -> Result<Report, ValidateError> {
         .map_err(|d| ValidateError::Scenario { name: name.clone(), why: d.render(false) })?;
     let deployment =
         Deployment::new(&scenario).map_err(|source| ValidateError::Deploy { name, source })?;
-    let replay = Replay { recorded: Arc::clone(&recorded), next: 0 };
+    let replay = || Box::new(Replay { recorded: Arc::clone(&recorded), next: 0 });
     let observer = (Collected::default(), Recorder::new(deployment.measure()));
-    let run = deployment.serve(Box::new(replay), observer, false);
-    let (Collected(mut simulated), recorder) = run.observer;
+    let run = deployment.serve(replay(), observer, false);
+    let (Collected(simulated), recorder) = run.observer;
     let trust = recorder.trusted(&run.cost.grades()).grade();
-    simulated.sort_by_key(|record| record.uid);
-
     let measured: Vec<Latency> = recorded
         .iter()
         .map(|r| {
@@ -175,19 +174,55 @@ pub(super) fn report() -> Result<Report, ValidateError> {
             Latency::new(r.arrival_s, scheduled, first, r.last_token_s, r.output_length)
         })
         .collect();
-    let seconds = |at: Option<SimTime>| at.map_or(f64::NAN, SimTime::as_secs_f64);
-    let predicted: Vec<Latency> = simulated
-        .iter()
-        .map(|r| {
-            let (scheduled, first) = (seconds(r.first_scheduled), seconds(r.first_token));
-            let (arrival, last) = (r.arrival.as_secs_f64(), r.ended.as_secs_f64());
-            Latency::new(arrival, scheduled, first, last, r.output_tokens)
+    compare(&mut report, &measured, &latencies(simulated));
+    let deviations = if bands {
+        uncertainty::deviations(&deployment, |varied| {
+            let run = varied.serve(replay(), Collected::default(), false);
+            let predicted = latencies(run.observer.0);
+            let figures = QUANTITIES.iter().flat_map(|(_, get, _)| {
+                let values: Vec<f64> = predicted.iter().map(get).collect();
+                STATISTICS.map(|(_, of)| Some(of(&values)))
+            });
+            figures.collect()
         })
-        .collect();
-    compare(&mut report, &measured, &predicted);
-    report.rows.iter_mut().for_each(|row| row.trust = trust);
+    } else {
+        vec![None; report.rows.len()]
+    };
+    for (row, deviation) in report.rows.iter_mut().zip(deviations) {
+        row.trust = trust;
+        row.expected = deviation.map(|deviation| deviation.around(row.predicted));
+    }
     Ok(report)
 }
+
+/// Of simulated requests, in order of arrival.
+fn latencies(mut simulated: Vec<RequestRecord>) -> Vec<Latency> {
+    simulated.sort_by_key(|record| record.uid);
+    let seconds = |at: Option<SimTime>| at.map_or(f64::NAN, SimTime::as_secs_f64);
+    let latency = |r: &RequestRecord| {
+        let (scheduled, first) = (seconds(r.first_scheduled), seconds(r.first_token));
+        let (arrival, last) = (r.arrival.as_secs_f64(), r.ended.as_secs_f64());
+        Latency::new(arrival, scheduled, first, last, r.output_tokens)
+    };
+    simulated.iter().map(latency).collect()
+}
+
+type Get = fn(&Latency) -> f64;
+
+/// What is compared, and the largest error of the mean that passes.
+const QUANTITIES: [(&str, Get, Option<f64>); 4] = [
+    ("TTFT", |l| l.ttft, Some(TTFT_BOUND)),
+    ("TPOT", |l| l.tpot, Some(TPOT_BOUND)),
+    ("E2E", |l| l.e2e, Some(E2E_BOUND)),
+    ("queue", |l| l.queue, None),
+];
+
+const STATISTICS: [(&str, fn(&[f64]) -> f64); 4] = [
+    ("mean", mean),
+    ("p50", |values| percentile(values, 0.5)),
+    ("p90", |values| percentile(values, 0.9)),
+    ("p99", |values| percentile(values, 0.99)),
+];
 
 fn read(path: &std::path::Path) -> Result<Vec<Recorded>, ValidateError> {
     let fault = |why: String| ValidateError::Shared { path: path.display().to_string(), why };
@@ -202,42 +237,34 @@ fn read(path: &std::path::Path) -> Result<Vec<Recorded>, ValidateError> {
 
 /// Mean and percentiles of each latency, the error request by request, and the bounds.
 fn compare(report: &mut Report, measured: &[Latency], predicted: &[Latency]) {
-    type Get = fn(&Latency) -> f64;
-    let quantities: [(&str, Get, Option<f64>); 4] = [
-        ("TTFT", |l| l.ttft, Some(TTFT_BOUND)),
-        ("TPOT", |l| l.tpot, Some(TPOT_BOUND)),
-        ("E2E", |l| l.e2e, Some(E2E_BOUND)),
-        ("queue", |l| l.queue, None),
-    ];
-    for (what, get, bound) in quantities {
+    for (what, get, bound) in QUANTITIES {
         let values = |of: &[Latency]| of.iter().map(get).collect::<Vec<f64>>();
         let (measured, predicted) = (values(measured), values(predicted));
-        let mut push = |statistic: &str, of: &dyn Fn(&[f64]) -> f64| {
+        let mut of_mean = f64::NAN;
+        for (statistic, of) in STATISTICS {
             let (measured, predicted) = (of(&measured) * 1e3, of(&predicted) * 1e3);
             let error = predicted / measured - 1.0;
             report.rows.push(Row {
                 gpu: "rtx-pro-6000".into(),
                 engine: "vllm-0.13".into(),
                 model: "llama-3.1-8b".into(),
-                quantity: statistic_name(what),
+                quantity: what,
                 unit: "ms",
                 measured,
                 predicted,
                 error,
                 ..Row::new(statistic.to_owned())
             });
-            error
-        };
-        let error = push("mean", &mean);
-        for (label, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
-            push(label, &|values| percentile(values, share));
+            if statistic == "mean" {
+                of_mean = error;
+            }
         }
         let apart: Vec<f64> =
             measured.iter().zip(&predicted).map(|(m, p)| (p / m - 1.0).abs()).collect();
         let single = percentile(&apart, 0.5);
         report.notes.push(format!("{what}: median error of one request {:.1} %", single * 100.0));
         if let Some(bound) = bound {
-            check(report, what, &format!("mean {what} is off by at most"), error, bound);
+            check(report, what, &format!("mean {what} is off by at most"), of_mean, bound);
         }
     }
     let unqueued: Vec<(f64, f64)> = measured
@@ -262,15 +289,6 @@ fn compare(report: &mut Report, measured: &[Latency], predicted: &[Latency]) {
         error,
         UNQUEUED_BOUND,
     );
-}
-
-fn statistic_name(what: &str) -> &'static str {
-    match what {
-        "TTFT" => "TTFT",
-        "TPOT" => "TPOT",
-        "E2E" => "E2E",
-        _ => "queue",
-    }
 }
 
 fn check(report: &mut Report, id: &str, claim: &str, error: f64, bound: f64) {

@@ -11,6 +11,7 @@ use crate::deploy::Deployment;
 use crate::engine::observer::{Observer, RequestRecord};
 use crate::metrics::Recorder;
 use crate::scenario::{self, DiskFiles, Override, Scenario, Source};
+use crate::uncertainty::{self, Deviation};
 
 use super::{Check, Report, Row, Suite, ValidateError};
 
@@ -254,7 +255,7 @@ const L4: Table = Table {
     ],
 };
 
-pub(super) fn report(suite: Suite) -> Result<Report, ValidateError> {
+pub(super) fn report(suite: Suite, bands: bool) -> Result<Report, ValidateError> {
     let table = match suite {
         Suite::TgiSagemaker => SAGEMAKER,
         Suite::ArgonneA10040 => ARGONNE,
@@ -267,7 +268,7 @@ pub(super) fn report(suite: Suite) -> Result<Report, ValidateError> {
     published.retain(|row| table.groups.iter().any(|group| (group.takes)(row)));
     let outcomes: Vec<Outcome> = published
         .par_iter()
-        .map(|row| Outcome::of(&scenario(&table, row)?))
+        .map(|row| Outcome::of(&scenario(&table, row)?, bands))
         .collect::<Result<_, ValidateError>>()?;
 
     let mut report = Report::new(table.suite, table.title);
@@ -287,6 +288,7 @@ pub(super) fn report(suite: Suite) -> Result<Report, ValidateError> {
             let error = predicted / measured - 1.0;
             errors.push(error);
             report.rows.push(Row {
+                group: group.name,
                 gpu: outcome.gpu.clone(),
                 engine: table.engine.to_owned(),
                 model: row.model.clone(),
@@ -295,6 +297,7 @@ pub(super) fn report(suite: Suite) -> Result<Report, ValidateError> {
                 measured,
                 predicted,
                 error,
+                expected: outcome.deviation(group.quantity).map(|d| d.around(predicted)),
                 trust: outcome.trust,
                 ..Row::new(row.label())
             });
@@ -349,6 +352,8 @@ struct Outcome {
     gpu: String,
     trust: Option<Trust>,
     requests: Result<Vec<RequestRecord>, String>,
+    /// Of each quantity, if they were asked for.
+    deviations: Vec<Option<Deviation>>,
 }
 
 #[derive(Default)]
@@ -363,20 +368,27 @@ impl Observer for Collected {
 }
 
 impl Outcome {
-    fn of(scenario: &Scenario) -> Result<Self, ValidateError> {
+    fn of(scenario: &Scenario, bands: bool) -> Result<Self, ValidateError> {
         let gpu = scenario.hardware.gpu().name.clone();
-        let mut trust = None;
+        let (mut trust, mut deviations) = (None, Vec::new());
         let requests = match Deployment::new(scenario) {
             Ok(deployment) => {
                 let observer = (Collected::default(), Recorder::new(deployment.measure()));
                 let run = deployment.simulate_noting(1, observer, false);
                 let (Collected(requests), recorder) = run.observer;
                 trust = recorder.trusted(&run.cost.grades()).grade();
+                if bands && !requests.is_empty() {
+                    deviations = uncertainty::deviations(&deployment, |varied| {
+                        let (_, Collected(requests)) =
+                            varied.simulate(1, Collected::default(), false);
+                        Quantity::ALL.map(|quantity| quantity.of(&requests)).to_vec()
+                    });
+                }
                 if requests.is_empty() { Err("no request is served".into()) } else { Ok(requests) }
             }
             Err(error) => Err(error.to_string()),
         };
-        Ok(Self { gpu, trust, requests })
+        Ok(Self { gpu, trust, requests, deviations })
     }
 
     fn why(&self) -> &str {
@@ -384,19 +396,36 @@ impl Outcome {
     }
 
     fn get(&self, quantity: Quantity) -> Option<f64> {
-        let requests = self.requests.as_ref().ok()?;
+        quantity.of(self.requests.as_ref().ok()?)
+    }
+
+    fn deviation(&self, quantity: Quantity) -> Option<Deviation> {
+        let place = Quantity::ALL.iter().position(|known| *known == quantity)?;
+        self.deviations.get(place).copied().flatten()
+    }
+}
+
+impl Quantity {
+    const ALL: [Self; 5] =
+        [Self::Ttft, Self::Tpot, Self::TimePerToken, Self::BatchPerToken, Self::Batch];
+
+    /// In milliseconds; nothing of no requests.
+    fn of(self, requests: &[RequestRecord]) -> Option<f64> {
+        if requests.is_empty() {
+            return None;
+        }
         let mean = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
             let values: Vec<f64> = requests.iter().filter_map(of).collect();
             (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
         };
         let last = requests.iter().map(|r| r.ended.as_secs_f64()).fold(0.0, f64::max) * 1e3;
-        match quantity {
-            Quantity::Ttft => mean(&|r| Some(r.ttft()?.as_secs_f64() * 1e3)),
-            Quantity::Tpot => mean(&|r| {
+        match self {
+            Self::Ttft => mean(&|r| Some(r.ttft()?.as_secs_f64() * 1e3)),
+            Self::Tpot => mean(&|r| {
                 let decoding = r.e2e().as_secs_f64() - r.ttft()?.as_secs_f64();
                 Some(decoding * 1e3 / f64::from(r.output_tokens.checked_sub(1)?.max(1)))
             }),
-            Quantity::TimePerToken => {
+            Self::TimePerToken => {
                 let mut times: Vec<f64> = requests
                     .iter()
                     .filter_map(|r| {
@@ -407,10 +436,10 @@ impl Outcome {
                 times.sort_by(f64::total_cmp);
                 times.get(times.len() / 2).copied()
             }
-            Quantity::BatchPerToken => {
+            Self::BatchPerToken => {
                 Some(last / f64::from(requests.iter().map(|r| r.output_tokens).max()?))
             }
-            Quantity::Batch => Some(last),
+            Self::Batch => Some(last),
         }
     }
 }

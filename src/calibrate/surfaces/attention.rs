@@ -10,8 +10,10 @@ use crate::hardware::Gpu;
 
 use super::super::table::{AttentionBatch, Operator, Timing};
 use super::{
-    Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, of_one_source, short_source, sources,
+    Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, judge, of_one_source, short_source,
+    sources,
 };
+use crate::cost::profile::Fit;
 
 /// KV of this size and more may sit in L2 when a kernel is timed again and again.
 const LARGEST_SMALL_KV: f64 = 8e6;
@@ -20,6 +22,10 @@ const BEYOND_L2: f64 = 1.3;
 
 /// A source of which more than this share is faster than DRAM is not to be believed at all.
 const UNPHYSICAL_SHARE: f64 = 0.05;
+
+const PREFILL: &str = "attention.prefill";
+const DECODE: &str = "attention.decode";
+const MIXED: &str = "attention.mixed";
 
 type Batch = (AttentionShape, StepShape);
 
@@ -99,9 +105,15 @@ const NO_DECODE: DecodeForm =
 const NO_MIXED: MixedForm =
     MixedForm { floor: 0.0, peak: 1e18, walk: 0.0, blend: 1.0, memory: None, per_sequence: 0.0 };
 
-/// P3 through batches of prompt chunks.
-pub fn prefill(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<PrefillForm>> {
-    let dram = gpu.memory.bandwidth.bytes_per_s();
+/// The errors of P3 where it was not fitted to these rows.
+pub fn prefill_errors(rows: &[&Timing], gpu: &Gpu, form: PrefillForm) -> Vec<Fit> {
+    let (samples, _) = prefill_samples(rows, gpu);
+    judge(PREFILL, &samples, |(shape, step)| {
+        with(form, NO_DECODE, NO_MIXED).with_prefill(shape, step)
+    })
+}
+
+fn prefill_samples(rows: &[&Timing], gpu: &Gpu) -> (Vec<Sample<Batch>>, Dropped) {
     let peak = gpu.peak.fp16.per_s();
     let mut dropped = Dropped::default();
     let mut samples = Vec::new();
@@ -119,7 +131,14 @@ pub fn prefill(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<PrefillForm>> {
             samples.push(one);
         }
     }
-    let samples = of_one_source(samples);
+    (of_one_source(samples), dropped)
+}
+
+/// P3 through batches of prompt chunks.
+pub fn prefill(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<PrefillForm>> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    let peak = gpu.peak.fp16.per_s();
+    let (samples, dropped) = prefill_samples(rows, gpu);
     if samples.len() < FEWEST_ROWS {
         return None;
     }
@@ -141,19 +160,24 @@ pub fn prefill(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<PrefillForm>> {
         blend: v[3],
         bandwidth: v[4],
     };
-    let (values, fits) = fit(
-        "attention.prefill",
-        "held-out rows",
-        &samples,
-        &[start(1.05), start(1.7)],
-        |v, (shape, step)| with(form(v), NO_DECODE, NO_MIXED).with_prefill(shape, step),
-    );
+    let (values, fits) =
+        fit(PREFILL, "held-out rows", &samples, &[start(1.05), start(1.7)], |v, (shape, step)| {
+            with(form(v), NO_DECODE, NO_MIXED).with_prefill(shape, step)
+        });
     let source = sources(&samples);
     Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
 }
 
-/// D3 through batches in which every sequence decodes.
-pub fn decode(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<DecodeForm>> {
+/// The errors of D3 where it was not fitted to these rows.
+pub fn decode_errors(rows: &[&Timing], gpu: &Gpu, form: DecodeForm) -> Vec<Fit> {
+    let (samples, _) = decode_samples(rows, gpu);
+    judge(DECODE, &samples, |(shape, step)| {
+        let (seqs, context) = (step.decode_seqs, step.decode_context);
+        with(NO_PREFILL, form, NO_MIXED).decode_seconds(shape, seqs, context)
+    })
+}
+
+fn decode_samples(rows: &[&Timing], gpu: &Gpu) -> (Vec<Sample<Batch>>, Dropped) {
     let dram = gpu.memory.bandwidth.bytes_per_s();
     let l2 = gpu.memory.l2.as_f64();
     let kv = |batch: &AttentionBatch| {
@@ -196,7 +220,13 @@ pub fn decode(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<DecodeForm>> {
             None => samples.push(sample(timing, batch)),
         }
     }
-    let samples = of_one_source(samples);
+    (of_one_source(samples), dropped)
+}
+
+/// D3 through batches in which every sequence decodes.
+pub fn decode(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<DecodeForm>> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    let (samples, dropped) = decode_samples(rows, gpu);
     if samples.len() < FEWEST_ROWS {
         return None;
     }
@@ -212,27 +242,24 @@ pub fn decode(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<DecodeForm>> {
         bandwidth: v[2],
         per_sqrt_context: v[3],
     };
-    let (values, fits) =
-        fit("attention.decode", "held-out rows", &samples, &[start], |v, (shape, step)| {
-            with(NO_PREFILL, form(v), NO_MIXED).decode_seconds(
-                shape,
-                step.decode_seqs,
-                step.decode_context,
-            )
-        });
+    let (values, fits) = fit(DECODE, "held-out rows", &samples, &[start], |v, (shape, step)| {
+        with(NO_PREFILL, form(v), NO_MIXED).decode_seconds(
+            shape,
+            step.decode_seqs,
+            step.decode_context,
+        )
+    });
     let source = sources(&samples);
     Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
 }
 
-/// M3 through batches that hold a chunk and decode sequences, given the pure surfaces. Fitted where
-/// engines work: pasts up to 4,096, contexts from 128 to 4,096.
-pub fn mixed(
-    rows: &[&Timing],
-    gpu: &Gpu,
-    prefill: PrefillForm,
-    decode: DecodeForm,
-) -> Option<Surface<MixedForm>> {
-    let dram = gpu.memory.bandwidth.bytes_per_s();
+/// The errors of M3 where it was not fitted to these rows.
+pub fn mixed_errors(rows: &[&Timing], form: &AttentionForm) -> Vec<Fit> {
+    let (samples, _) = mixed_samples(rows);
+    judge(MIXED, &samples, |(shape, step)| form.with_prefill(shape, step))
+}
+
+fn mixed_samples(rows: &[&Timing]) -> (Vec<Sample<Batch>>, Dropped) {
     let mut dropped = Dropped::default();
     let mut samples = Vec::new();
     for (timing, batch) in batches(rows, |b| b.chunks > 0 && b.sequences > 0) {
@@ -247,7 +274,19 @@ pub fn mixed(
             samples.push(sample(timing, batch));
         }
     }
-    let samples = of_one_source(samples);
+    (of_one_source(samples), dropped)
+}
+
+/// M3 through batches that hold a chunk and decode sequences, given the pure surfaces. Fitted where
+/// engines work: pasts up to 4,096, contexts from 128 to 4,096.
+pub fn mixed(
+    rows: &[&Timing],
+    gpu: &Gpu,
+    prefill: PrefillForm,
+    decode: DecodeForm,
+) -> Option<Surface<MixedForm>> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    let (samples, dropped) = mixed_samples(rows);
     if samples.len() < FEWEST_ROWS {
         return None;
     }
@@ -271,13 +310,10 @@ pub fn mixed(
         memory: Some(MixedMemory { bandwidth: v[5], cache: v[6] }),
     };
     let l2 = gpu.memory.l2.as_f64();
-    let (values, fits) = fit(
-        "attention.mixed",
-        "held-out rows",
-        &samples,
-        &[start(1.2 * l2)],
-        |v, (shape, step)| with(prefill, decode, form(v)).with_prefill(shape, step),
-    );
+    let (values, fits) =
+        fit(MIXED, "held-out rows", &samples, &[start(1.2 * l2)], |v, (shape, step)| {
+            with(prefill, decode, form(v)).with_prefill(shape, step)
+        });
     let source = sources(&samples);
     Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
 }

@@ -6,7 +6,8 @@ use crate::cost::elementwise::{ElementwiseForm, layer_bytes_per_token};
 use crate::hardware::Gpu;
 
 use super::super::table::{Operator, Timing};
-use super::{Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, short_source, sources};
+use super::{Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, judge, short_source, sources};
+use crate::cost::profile::Fit;
 
 /// How often a layer runs a kernel, by the names of the tables (vidur, LLMServingSim).
 fn per_layer(op: &str) -> Option<f64> {
@@ -37,9 +38,14 @@ fn heads(hidden: u64, ffn: u64) -> (f64, f64) {
     (heads, if ffn as f64 > 3.0 * hidden as f64 { heads / 4.0 } else { heads })
 }
 
-/// `f + bytes / B` through the sums over a layer.
-pub fn elementwise(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<ElementwiseForm>> {
-    let dram = gpu.memory.bandwidth.bytes_per_s();
+/// The errors of a surface that was not fitted to these rows.
+pub fn elementwise_errors(rows: &[&Timing], form: &ElementwiseForm) -> Vec<Fit> {
+    let (samples, _) = samples(rows);
+    judge("elementwise", &samples, |bytes| form.seconds(*bytes))
+}
+
+/// Sums over a layer, by the bytes that it moves.
+fn samples(rows: &[&Timing]) -> (Vec<Sample<f64>>, Dropped) {
     let mut dropped = Dropped::default();
     let mut layers: BTreeMap<(u64, u64, u32, u64), Layer> = BTreeMap::new();
     for timing in rows {
@@ -54,7 +60,7 @@ pub fn elementwise(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<ElementwiseFor
         layer.source = short_source(timing);
         layer.times.entry(op.clone()).or_default().push(timing.seconds);
     }
-    let most = layers.values().map(|layer| layer.times.len()).max()?;
+    let most = layers.values().map(|layer| layer.times.len()).max().unwrap_or(0);
     let mut samples = Vec::new();
     for ((hidden, ffn, tp, tokens), layer) in layers {
         if layer.times.len() < most {
@@ -82,6 +88,13 @@ pub fn elementwise(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<ElementwiseFor
             region: if tokens <= 256 { "tokens<=256" } else { "tokens>256" },
         });
     }
+    (samples, dropped)
+}
+
+/// `f + bytes / B` through the sums over a layer.
+pub fn elementwise(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<ElementwiseForm>> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    let (samples, dropped) = samples(rows);
     if samples.len() < FEWEST_ROWS {
         return None;
     }

@@ -4,7 +4,8 @@ use crate::cost::gemm::{GemmForm, GemmWork};
 use crate::hardware::Gpu;
 
 use super::super::table::{Operator, Timing};
-use super::{Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, short_source, sources};
+use super::{Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, judge, short_source, sources};
+use crate::cost::profile::Fit;
 
 /// The surface holds from these sizes on; below, no form of few parameters does
 /// (`../shared/physics/operator-surfaces.md` 4.1).
@@ -15,15 +16,30 @@ const MOST_ROWS_OF_A: u64 = 8192;
 /// Cards run above their nominal boost clock by up to this factor.
 const BOOST: f64 = 1.15;
 
-/// The surface of products with `element` bytes on both sides, from rows whose type is one of
-/// `dtypes`; `None` where too few rows are left.
-pub fn gemm(
+const fn name(element: f64) -> &'static str {
+    if element < 2.0 { "gemm-fp8" } else { "gemm" }
+}
+
+/// The errors of a surface that was not fitted to these rows; arguments as of [`gemm`].
+pub fn gemm_errors(
+    rows: &[&Timing],
+    gpu: &Gpu,
+    dtypes: &[&str],
+    element: f64,
+    form: &GemmForm,
+) -> Vec<Fit> {
+    let (samples, _) = samples(rows, gpu, dtypes, element, form.peak_limit);
+    judge(name(element), &samples, |work| form.seconds(work))
+}
+
+/// Rows that count.
+fn samples(
     rows: &[&Timing],
     gpu: &Gpu,
     dtypes: &[&str],
     element: f64,
     peak: f64,
-) -> Option<Surface<GemmForm>> {
+) -> (Vec<Sample<GemmWork>>, Dropped) {
     let dram = gpu.memory.bandwidth.bytes_per_s();
     let mut dropped = Dropped::default();
     let mut samples = Vec::new();
@@ -61,6 +77,20 @@ pub fn gemm(
             }),
         }
     }
+    (samples, dropped)
+}
+
+/// The surface of products with `element` bytes on both sides, from rows whose type is one of
+/// `dtypes`; `None` where too few rows are left.
+pub fn gemm(
+    rows: &[&Timing],
+    gpu: &Gpu,
+    dtypes: &[&str],
+    element: f64,
+    peak: f64,
+) -> Option<Surface<GemmForm>> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    let (samples, dropped) = samples(rows, gpu, dtypes, element, peak);
     if samples.len() < FEWEST_ROWS {
         return None;
     }
@@ -88,9 +118,8 @@ pub fn gemm(
         bandwidth_limit: dram,
     };
     let starts = [parameters(4e-6, 3.0, 0.19), parameters(1e-6, 10.0, 0.05)];
-    let surface = if element < 2.0 { "gemm-fp8" } else { "gemm" };
     let (values, fits) =
-        fit(surface, "rows of held-out (n, k)", &samples, &starts, |values, work| {
+        fit(name(element), "rows of held-out (n, k)", &samples, &starts, |values, work| {
             form(values).seconds(work)
         });
     Some(Surface {

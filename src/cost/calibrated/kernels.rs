@@ -6,6 +6,7 @@ use crate::cost::elementwise::{ElementwiseForm, SamplerForm, layer_bytes_per_tok
 use crate::cost::gemm::{GemmForm, GemmWork, Weights};
 use crate::cost::profile::lookup;
 use crate::cost::sourced::Provenance;
+use crate::cost::spread::{Part, Scales};
 use crate::cost::trust::TermGrades;
 use crate::cost::weight_kernel::{LinearKernel, WeightKernelForm};
 use crate::cost::{ContextCost, CostTerm, StepShape};
@@ -35,6 +36,7 @@ pub(super) struct Kernels {
     /// `None` on a single rank.
     links: Option<CollectiveForm>,
     linear_provenance: Provenance,
+    scales: Scales,
 }
 
 /// The kernel that quantised layers go through.
@@ -187,7 +189,15 @@ impl Kernels {
             hidden: f64::from(model.hidden_size),
             links,
             linear_provenance,
+            scales: Scales::ONE,
         })
+    }
+
+    /// The same kernels, parts of them faster or slower.
+    #[must_use]
+    pub fn scaled(mut self, scales: Scales) -> Self {
+        self.scales = scales;
+        self
     }
 
     pub fn layer_part(&mut self, tokens: u64) -> LayerPart {
@@ -208,10 +218,10 @@ impl Kernels {
             .links
             .map_or(0.0, |links| reductions * links.all_reduce(m * self.hidden * self.element));
         LayerPart {
-            linear: SimDuration::from_secs_f64(linear),
-            dequantise: SimDuration::from_secs_f64(dequantise),
-            elementwise: SimDuration::from_secs_f64(elementwise),
-            all_reduce: SimDuration::from_secs_f64(all_reduce),
+            linear: self.duration(Part::Gemm, linear),
+            dequantise: self.duration(Part::Gemm, dequantise),
+            elementwise: self.duration(Part::Small, elementwise),
+            all_reduce: self.duration(Part::Links, all_reduce),
         }
     }
 
@@ -224,22 +234,26 @@ impl Kernels {
             .filter(|_| rows > 0.0)
             .map_or(0.0, |links| links.all_gather(rows * self.vocabulary * self.element));
         HeadPart {
-            lm_head: SimDuration::from_secs_f64(lm_head),
-            gather: SimDuration::from_secs_f64(gather),
+            lm_head: self.duration(Part::Gemm, lm_head),
+            gather: self.duration(Part::Links, gather),
         }
     }
 
     pub fn sampling(&self, sequences: u32) -> SimDuration {
         let seconds = self.sampler.seconds(f64::from(sequences), self.vocabulary);
-        SimDuration::from_secs_f64(seconds)
+        self.duration(Part::Small, seconds)
+    }
+
+    fn duration(&self, part: Part, seconds: f64) -> SimDuration {
+        SimDuration::from_secs_f64(seconds * self.scales.of(part))
     }
 
     pub fn decode_attention(&self, sequences: u32) -> ContextCost {
-        self.attention.decode_curve(&self.shape, sequences)
+        self.attention.decode_curve(&self.shape, sequences).times(self.scales.of(Part::Decode))
     }
 
     pub fn decode_per_spread(&self, sequences: u32) -> f64 {
-        self.attention.decode_per_spread(&self.shape, sequences)
+        self.attention.decode_per_spread(&self.shape, sequences) * self.scales.of(Part::Decode)
     }
 
     pub fn prefill_alone(&self, shape: &StepShape) -> PrefillAlone {
@@ -247,7 +261,8 @@ impl Kernels {
     }
 
     pub fn prefill_attention(&self, shape: &StepShape, alone: &PrefillAlone) -> SimDuration {
-        SimDuration::from_secs_f64(self.attention.beside_prefill(&self.shape, shape, alone))
+        let part = if shape.decode_seqs == 0 { Part::Prefill } else { Part::Mixed };
+        self.duration(part, self.attention.beside_prefill(&self.shape, shape, alone))
     }
 
     pub fn grades(&self, inputs: &CostInputs<'_>) -> TermGrades {
