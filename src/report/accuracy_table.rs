@@ -194,8 +194,8 @@ pub fn markdown(accuracy: &Accuracy) -> String {
         ));
     }
     text.push('\n');
-    text.push_str("| | rows | mean error | bias | worst | within 80 % | within 95 % |\n");
-    text.push_str("| --- | --- | --- | --- | --- | --- | --- |\n");
+    text.push_str("| | rows | mean error | median | bias | worst | within 80 % | within 95 % |\n");
+    text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- |\n");
     for by in [By::Suite, By::Gpu, By::Engine, By::Model, By::Trust, By::All] {
         for group in groups(rows, by) {
             let cell = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.0} %"));
@@ -204,9 +204,10 @@ pub fn markdown(accuracy: &Accuracy) -> String {
                 _ => format!("{by} {}", group.name),
             };
             text.push_str(&format!(
-                "| {what} | {} | {} | {} | {} | {} | {} |\n",
+                "| {what} | {} | {} | {} | {} | {} | {} | {} |\n",
                 group.rows,
                 percent(group.mean_percent),
+                percent(group.median_percent),
                 signed(group.bias_percent),
                 signed(group.worst_percent),
                 cell(group.within_80_percent),
