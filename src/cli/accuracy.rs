@@ -19,7 +19,7 @@ pub fn run(args: &AccuracyArgs) -> Result<Outcome, Failure> {
         ));
     }
     // Only now: what cannot be written is not computed.
-    let page = args.write.as_deref().map(|path| Page::open(path)).transpose()?;
+    let page = args.write.as_deref().map(Page::open).transpose()?;
     let accuracy = figures(args)?;
     if let Some(page) = &page {
         page.write(&accuracy)?;

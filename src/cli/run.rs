@@ -133,7 +133,7 @@ fn expected(
         let mean = Summary::over_seeds(&summaries).expect("at least one seed");
         figures.iter().map(|(_, get)| get(&mean)).collect()
     });
-    let band = |((name, get), deviation): ((&str, fn(&Summary) -> Option<f64>), _)| {
+    let band = |((name, get), deviation): (columns::Metric, _)| {
         let (value, deviation): (f64, Deviation) = (get(summary)?, deviation?);
         let single: Vec<f64> = runs.iter().filter_map(get).collect();
         let scatter = Interval::standard_deviation(&single).unwrap_or(0.0) / value;

@@ -217,7 +217,9 @@ const QUANTITIES: [(&str, Get, Option<f64>); 4] = [
     ("queue", |l| l.queue, None),
 ];
 
-const STATISTICS: [(&str, fn(&[f64]) -> f64); 4] = [
+type Statistic = fn(&[f64]) -> f64;
+
+const STATISTICS: [(&str, Statistic); 4] = [
     ("mean", mean),
     ("p50", |values| percentile(values, 0.5)),
     ("p90", |values| percentile(values, 0.9)),
