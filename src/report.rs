@@ -11,6 +11,8 @@ pub mod csv;
 mod fleet_table;
 pub mod json;
 pub mod listing;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 pub mod parting_table;
 pub mod plot_data;
 pub mod requests;

@@ -179,6 +179,21 @@ fn block_ids_of_a_trace_reach_the_prefix_cache() {
 }
 
 #[test]
+fn parquet_stands_beside_the_tables_or_is_refused_before_the_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().to_str().expect("a plain path");
+    let output = servesim(&short(&["--out", out, "--parquet"]));
+    let magic = std::fs::read(folder.path().join("requests.parquet")).unwrap_or_default();
+    if cfg!(feature = "parquet") {
+        assert!(output.status.success(), "{output:?}");
+        assert!(magic.starts_with(b"PAR1") && magic.ends_with(b"PAR1"));
+    } else {
+        assert_eq!((output.status.code(), magic.len()), (Some(2), 0));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--features parquet"));
+    }
+}
+
+#[test]
 fn what_does_not_fit_leaves_no_folder_behind() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");

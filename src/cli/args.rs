@@ -106,6 +106,10 @@ pub struct RunArgs {
     #[arg(long, requires = "out")]
     pub steps: bool,
 
+    /// Also write the tables as Parquet, in builds with the feature parquet
+    #[arg(long, requires = "out")]
+    pub parquet: bool,
+
     /// Print the result as a load tester's own JSON, by its definitions; with --out into that folder
     #[arg(long, value_name = "TOOL", value_parser = result_format())]
     pub result_format: Option<ResultFormat>,

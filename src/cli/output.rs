@@ -120,9 +120,44 @@ impl OutDir {
         Ok(())
     }
 
+    /// Puts a Parquet table beside each of the CSV files of the folder that are named.
+    #[cfg(feature = "parquet")]
+    pub fn write_parquet(&self, names: &[&str]) -> Result<(), Failure> {
+        let mut tables = Vec::with_capacity(names.len());
+        for name in names {
+            let path = self.folder.join(name).with_extension("csv");
+            let csv = File::open(&path).map_err(|error| self.failure(&error))?;
+            let made = tempfile::tempfile_in(&self.folder).map_err(|error| self.failure(&error))?;
+            let table = crate::report::parquet::from_csv(csv, made).map_err(|error| {
+                Failure::environment(&format!("cannot make a table of {}", path.display()), &error)
+            })?;
+            tables.push((format!("{name}.parquet"), table));
+        }
+        let (names, tables): (Vec<_>, Vec<_>) = tables.into_iter().unzip();
+        let tables = tables.into_iter().map(|table| vec![Content::Scratch(table)]);
+        self.write(names.iter().map(String::as_str).zip(tables).collect())
+    }
+
+    /// Never asked for: [`check_parquet`] has refused.
+    #[cfg(not(feature = "parquet"))]
+    pub fn write_parquet(&self, _names: &[&str]) -> Result<(), Failure> {
+        check_parquet(true)
+    }
+
     pub fn failure(&self, error: &io::Error) -> Failure {
         Failure::environment(&format!("cannot write in {}", self.folder.display()), error)
     }
+}
+
+/// Refuses Parquet in a build without it, before anything is simulated.
+pub fn check_parquet(wanted: bool) -> Result<(), Failure> {
+    if wanted && !cfg!(feature = "parquet") {
+        return Err(Failure::bad_input(
+            "this build writes no Parquet\n\
+             help: leave out --parquet, or build with --features parquet",
+        ));
+    }
+    Ok(())
 }
 
 /// A piece of a file.

@@ -33,6 +33,7 @@ const BATCH: u64 = 64;
 
 pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let scenario = input::scenario(&args.scenario, registry)?;
+    output::check_parquet(args.parquet)?;
     if args.result_format.is_some() && scenario.measure.seeds > 1 {
         return Err(Failure::bad_input(format!(
             "a load tester's result is of one run, and the scenario asks for {} seeds\n\
@@ -71,6 +72,10 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let mut printed = None;
     if let Some(out) = &out {
         series.write(out, json::run_object(&scenario, &summary, &provenance, None), result)?;
+        if args.parquet {
+            let tables = ["requests", "timeline", "steps"];
+            out.write_parquet(&tables[..if args.steps { 3 } else { 2 }])?;
+        }
     } else {
         printed = result.map(|(_, bytes)| bytes);
     }

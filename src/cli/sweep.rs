@@ -30,6 +30,7 @@ pub fn run(args: &SweepArgs, registry: &Registry) -> Result<Outcome, Failure> {
     if let Some(SweepCommand::Merge(args)) = &args.merge {
         return merge::run(args, registry);
     }
+    output::check_parquet(args.parquet)?;
     let name = args.sweep.as_deref().expect("required without a subcommand");
     let shard = match &args.shard {
         None => Shard::WHOLE,
@@ -59,7 +60,11 @@ pub fn run(args: &SweepArgs, registry: &Registry) -> Result<Outcome, Failure> {
         output::print(line.as_bytes())?;
         return Ok(Outcome::Done);
     }
-    finish::finish(vec![rows], Some(&sweep), args.out.as_deref(), args.format)
+    let outcome = finish::finish(vec![rows], Some(&sweep), args.out.as_deref(), args.format)?;
+    if let Some(out) = args.out.as_deref().filter(|_| args.parquet) {
+        output::OutDir::create(out)?.write_parquet(&["points"])?;
+    }
+    Ok(outcome)
 }
 
 fn load(source: &Source, set: &[String], registry: &Registry) -> Result<Sweep, Failure> {

@@ -27,6 +27,10 @@ pub struct SweepArgs {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
+    /// Also write the tables as Parquet, in builds with the feature parquet
+    #[arg(long, requires = "out")]
+    pub parquet: bool,
+
     /// Override any key of the base; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -114,6 +118,10 @@ pub struct MergeArgs {
     /// The folder for the whole
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+
+    /// Also write the points as Parquet, in builds with the feature parquet
+    #[arg(long)]
+    pub parquet: bool,
 
     /// How the ranking is printed; csv prints all points
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]

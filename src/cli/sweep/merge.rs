@@ -1,12 +1,13 @@
 //! `servesim sweep merge`: shards become the whole, or it says what is missing.
 
 use super::super::args::MergeArgs;
-use super::super::{Failure, Outcome};
+use super::super::{Failure, Outcome, output};
 use super::store::Rows;
 use super::{finish, grouped, reload};
 use crate::scenario::Registry;
 
 pub fn run(args: &MergeArgs, registry: &Registry) -> Result<Outcome, Failure> {
+    output::check_parquet(args.parquet)?;
     let mut shards: Vec<Rows> =
         args.shards.iter().map(|folder| Rows::open(folder)).collect::<Result<_, _>>()?;
     let first = shards[0].header.clone();
@@ -45,7 +46,11 @@ pub fn run(args: &MergeArgs, registry: &Registry) -> Result<Outcome, Failure> {
     // Read through once to count; once more from the start to merge.
     let shards = reopen(&shards)?;
     let sweep = reload(&first, registry);
-    finish::finish(shards, sweep.as_ref(), Some(&args.out), args.format)
+    let outcome = finish::finish(shards, sweep.as_ref(), Some(&args.out), args.format)?;
+    if args.parquet {
+        output::OutDir::create(&args.out)?.write_parquet(&["points"])?;
+    }
+    Ok(outcome)
 }
 
 /// An error that says which points are missing, if any are.
