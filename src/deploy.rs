@@ -16,12 +16,11 @@ use crate::engine::router::Router;
 use crate::engine::{RunOptions, RunTotals, Simulation};
 use crate::kv_cache::memory_plan::MemoryPlan;
 use crate::metrics::{Measure, Recorder, Slo, Summary};
-use crate::scenario::{ArrivalSpec, Scenario};
+use crate::scenario::{ArrivalSpec, Scenario, SloSpec};
 use crate::scheduler::Scheduler;
 use crate::scheduler::tgi::TgiStartError;
 use crate::scheduler::tgis::TgisStartError;
 use crate::time::{SimDuration, SimTime};
-use crate::units::UsdPerHour;
 use crate::workload::{Arrivals, ClosedLoop, Mix, OpenLoop, Workload};
 
 pub use engine_config::EngineConfig;
@@ -152,22 +151,34 @@ impl<'a> Deployment<'a> {
             convention: measure.convention,
             warm_up: SimTime::ZERO + measure.warm_up,
             deadline: self.scenario.workload.duration.map(|d| SimTime::ZERO + d),
-            slo: measure.slo.as_ref().map(|slo| Slo {
-                ttft: slo.ttft,
-                tpot: slo.tpot,
-                e2el: slo.e2el,
-                percentile: slo.percentile,
-            }),
+            slo: measure.slo.as_ref().map(targets),
             replicas: self.scenario.replicas(),
-            price: self.price(),
+            machines: self.scenario.machines().into(),
+            price: self.scenario.hardware.price.as_ref().map(|price| price.usd),
         }
     }
 
-    /// Of all machines.
-    fn price(&self) -> Option<UsdPerHour> {
-        let machines = f64::from(self.scenario.machines());
-        let price = self.scenario.hardware.price.as_ref()?;
-        Some(UsdPerHour::new(price.usd.get() * machines))
+    /// The tenants by number, each with its own objective or that of all.
+    pub fn tenants(&self) -> Vec<(String, Option<Slo>)> {
+        let Scenario { workload, measure, .. } = self.scenario;
+        let names = workload.tenant_names().into_iter().enumerate();
+        names
+            .map(|(number, name)| {
+                let own = workload.tenants.get(number).and_then(|tenant| tenant.slo.as_ref());
+                (name, own.or(measure.slo.as_ref()).map(targets))
+            })
+            .collect()
+    }
+
+    /// A simulation of this deployment with what the scenario has around the replicas.
+    pub fn surrounded<W: Workload, O: Observer>(
+        &self,
+        simulation: Simulation<W, O>,
+        seed: u64,
+    ) -> Simulation<W, O> {
+        let Some(rules) = self.scenario.fleet_rules(seed) else { return simulation };
+        let engine = self.engine.clone();
+        simulation.with_fleet(rules, Box::new(move |_| engine.scheduler()))
     }
 
     /// A fresh router, whose choices follow from `seed` where it draws them.
@@ -246,7 +257,7 @@ impl<'a> Deployment<'a> {
             .map(|_| (scheduler(), Box::new(OneCost(Rc::clone(&cost))) as Box<_>))
             .collect();
         let simulation = Simulation::new(replicas, self.router(seed), workload, observer, options);
-        let (totals, observer) = simulation.run();
+        let (totals, observer) = self.surrounded(simulation, seed).run();
         let cost = Rc::try_unwrap(cost).expect("the replicas are gone").into_inner();
         Simulated { totals, observer, cost }
     }
@@ -269,6 +280,10 @@ impl<'a> Deployment<'a> {
         let turn_round = self.profiles.deployment.profile.client_turn_round.value.get();
         requests(self.scenario, SimDuration::from_secs_f64(turn_round), seed)
     }
+}
+
+fn targets(slo: &SloSpec) -> Slo {
+    Slo { ttft: slo.ttft, tpot: slo.tpot, e2el: slo.e2el, percentile: slo.percentile }
 }
 
 /// The requests of a scenario; clients take `pause` from an answer to the next request.

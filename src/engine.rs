@@ -14,6 +14,7 @@
 mod aborts;
 mod audited;
 pub mod event;
+pub mod fleet;
 pub mod invariants;
 pub mod observer;
 mod replica;
@@ -23,7 +24,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::cost::StepCost;
-use crate::request::{FinishReason, Request, RequestTable};
+use crate::request::{FinishReason, Request, RequestId, RequestTable};
 use crate::scheduler::{Ended, Scheduler};
 use crate::time::SimTime;
 use crate::workload::Workload;
@@ -31,8 +32,9 @@ use crate::workload::Workload;
 use aborts::AbortScript;
 use audited::Audited;
 use event::EventQueue;
+use fleet::Fleet;
 use invariants::Violations;
-use observer::{Observer, Outcome, RequestRecord};
+use observer::{FleetReport, Observer, Outcome, RequestRecord};
 use replica::Replica;
 use router::{ReplicaLoad, Router};
 
@@ -75,7 +77,9 @@ pub struct Simulation<W, O> {
     aborts: AbortScript,
     ended: Vec<Ended>,
     loads: Vec<ReplicaLoad>,
-    /// What the workload last announced.
+    /// What surrounds the replicas, where anything does.
+    fleet: Option<Box<Fleet>>,
+    /// What the workload last announced, or something of the fleet that comes before it.
     next_arrival: SimTime,
     /// What the watch over the schedulers has found, if the observer has asked for one.
     violations: Option<Rc<RefCell<Violations>>>,
@@ -95,13 +99,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         let replicas: Vec<Replica> = (0u16..)
             .zip(replicas)
             .map(|(id, (scheduler, cost))| {
-                let found = violations.clone();
-                let scheduler = if found.is_some() || cfg!(debug_assertions) {
-                    Box::new(Audited::new(scheduler, id, found))
-                } else {
-                    scheduler
-                };
-                Replica::new(id, scheduler, cost)
+                Replica::new(id, watched(scheduler, id, violations.as_ref()), cost)
             })
             .collect();
         Self {
@@ -117,6 +115,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             next_uid: 0,
             ended: Vec::new(),
             loads: Vec::new(),
+            fleet: None,
             next_arrival: SimTime::MAX,
             violations,
         }
@@ -155,21 +154,38 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             totals.output_tokens += replica.output_tokens;
         }
         let end = self.now;
-        let replicas: Vec<_> = self.replicas.iter().map(|replica| replica.report(end)).collect();
-        self.observer.on_replicas(&replicas);
+        let replicas = self.replicas.iter().map(|replica| replica.report(end)).collect();
+        let mut report = FleetReport { replicas, ..FleetReport::default() };
+        if let Some(fleet) = &self.fleet {
+            fleet.complete_report(&mut report, end);
+        }
+        self.observer.on_fleet(&report);
         (totals, self.observer)
     }
 
     /// Asks the workload again: something has been taken from it or told to it.
     fn look_ahead(&mut self) {
-        self.next_arrival = self.workload.next_arrival().unwrap_or(SimTime::MAX);
+        let next_request = self.workload.next_arrival();
+        self.next_arrival = next_request.unwrap_or(SimTime::MAX);
+        if let Some(fleet) = &mut self.fleet {
+            let works = self.replicas.iter().any(|replica| replica.awake);
+            let next = fleet.next_time(next_request, &self.requests, works);
+            self.next_arrival = self.next_arrival.min(next.unwrap_or(SimTime::MAX));
+        }
     }
 
     fn arrive(&mut self) {
+        if self.fleet.is_some() && self.fleet_event() {
+            return;
+        }
         let spec = self.workload.take();
         self.look_ahead();
         let mut request = Request::new(self.next_uid, spec, self.now);
         self.next_uid += 1;
+        if self.fleet.is_some() {
+            self.dispatch(request);
+            return;
+        }
         let chosen = if self.replicas.len() == 1 { 0 } else { self.route(&request) };
         let replica = &mut self.replicas[chosen];
         request.replica = replica.id;
@@ -181,11 +197,23 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             self.look_ahead();
             return;
         }
+        self.place(request, chosen);
+    }
+
+    /// A replica has taken a request.
+    fn place(&mut self, request: Request, chosen: usize) -> RequestId {
+        let replica = &mut self.replicas[chosen];
         let uid = request.uid;
         let id = self.requests.insert(request);
         replica.outstanding += 1;
         replica.inbox.push(id);
         self.aborts.arrived(uid, id);
+        self.wake(chosen);
+        id
+    }
+
+    fn wake(&mut self, index: usize) {
+        let replica = &mut self.replicas[index];
         if !replica.awake {
             replica.awake = true;
             self.events.push(self.now, replica.id);
@@ -266,16 +294,26 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         for ended in self.ended.drain(..) {
             replica.forget(ended.id);
             replica.outstanding -= 1;
-            replica.ended += 1;
-            replica.answered += u64::from(ended.reason.is_success());
             let request = self.requests.get(ended.id);
-            let outcome = Outcome::Ended(ended.reason);
+            // Whatever the engine made of it: nobody was there any more.
+            let reason = if request.client_gone { FinishReason::TimedOut } else { ended.reason };
+            let outcome = Outcome::Ended(reason);
             let record = record(request, self.now, ended.output_tokens, outcome);
+            if let Some(fleet) = &mut self.fleet
+                && fleet.tries_again(self.now, request, reason)
+            {
+                self.requests.remove(ended.id);
+                self.observer.on_lost_attempt(&record);
+                continue;
+            }
+            replica.ended += 1;
+            replica.answered += u64::from(reason.is_success());
             self.requests.remove(ended.id);
             self.aborts.ended(record.uid);
             self.observer.on_request(&record);
             self.workload.on_reply(&record);
         }
+        self.stop_if_drained(index);
         self.look_ahead();
     }
 
@@ -292,10 +330,27 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
                 record(request, self.now, tokens, Outcome::Unfinished)
             })
             .collect();
+        if let Some(fleet) = &self.fleet {
+            let clients = fleet.waiting_clients();
+            unfinished.extend(clients.map(|r| record(r, self.now, 0, Outcome::Unfinished)));
+        }
         unfinished.sort_by_key(|r| r.uid);
         for record in &unfinished {
             self.observer.on_request(record);
         }
+    }
+}
+
+/// The scheduler, under watch where somebody wants to know or the build is for finding faults.
+fn watched(
+    scheduler: Box<dyn Scheduler>,
+    replica: u16,
+    found: Option<&Rc<RefCell<Violations>>>,
+) -> Box<dyn Scheduler> {
+    if found.is_some() || cfg!(debug_assertions) {
+        Box::new(Audited::new(scheduler, replica, found.cloned()))
+    } else {
+        scheduler
     }
 }
 
@@ -311,7 +366,7 @@ fn record(
         replica: request.replica,
         priority: request.spec.priority,
         tenant: request.spec.tenant,
-        arrival: request.arrival,
+        arrival: request.sent,
         // A step decided behind the one in flight may lie beyond the end of the run.
         first_scheduled: request.first_scheduled.filter(|&at| at <= ended),
         first_token: request.first_token,
@@ -320,6 +375,7 @@ fn record(
         output_tokens,
         cached_tokens: request.cached_tokens,
         preemptions: request.preemptions,
+        retries: request.attempt(),
         outcome,
     }
 }

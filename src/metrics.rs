@@ -26,7 +26,7 @@ pub mod trust;
 pub use confidence::{Band, Interval};
 pub use convention::Convention;
 pub use distribution::{Distribution, EXACT_LIMIT};
-pub use fleet::ReplicaSummary;
+pub use fleet::{FleetSummary, ReplicaSummary};
 pub use recorder::{Measure, Recorder};
 pub use slo::Slo;
 pub use summary::{Stats, Summary};

@@ -88,12 +88,25 @@ pub enum FinishReason {
     Refused,
     /// The GPU ran out of memory in a step that it took part in.
     OutOfMemory,
+    /// The client had waited long enough.
+    TimedOut,
+    /// Turned away by the router: too many requests in the fleet (status 429).
+    Rejected,
+    /// No replica took requests (status 503).
+    Unavailable,
+    /// Its replica failed.
+    ReplicaFailed,
 }
 
 impl FinishReason {
     /// Whether the client got the answer that it asked for.
     pub const fn is_success(self) -> bool {
         matches!(self, Self::Stop | Self::Length)
+    }
+
+    /// Whether the same request may be answered if it is sent again.
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::TimedOut | Self::Rejected | Self::Unavailable | Self::ReplicaFailed)
     }
 
     pub const fn name(self) -> &'static str {
@@ -106,6 +119,10 @@ impl FinishReason {
             Self::Starved => "starved",
             Self::Refused => "refused",
             Self::OutOfMemory => "out-of-memory",
+            Self::TimedOut => "timed-out",
+            Self::Rejected => "rejected",
+            Self::Unavailable => "unavailable",
+            Self::ReplicaFailed => "replica-failed",
         }
     }
 }
@@ -116,7 +133,10 @@ pub struct Request {
     /// Counts all requests of the run in order of arrival, from 0.
     pub uid: u64,
     pub spec: RequestSpec,
+    /// When the engine has got it: each attempt is a new request to it.
     pub arrival: SimTime,
+    /// When its client sent it first.
+    pub sent: SimTime,
     /// The replica that it was routed to.
     pub replica: u16,
     /// When a step that works on it first began.
@@ -129,6 +149,12 @@ pub struct Request {
     /// Prompt tokens found in the prefix cache at first admission.
     pub cached_tokens: u32,
     pub preemptions: u32,
+    /// How often its client has sent it again.
+    pub retries: u16,
+    /// How often the router has, after a replica had failed.
+    pub resent: u16,
+    /// Whether its client has given this attempt up.
+    pub client_gone: bool,
 }
 
 impl Request {
@@ -137,6 +163,7 @@ impl Request {
             uid,
             spec,
             arrival,
+            sent: arrival,
             replica: 0,
             first_scheduled: None,
             first_token: None,
@@ -144,7 +171,22 @@ impl Request {
             decoding: false,
             cached_tokens: 0,
             preemptions: 0,
+            retries: 0,
+            resent: 0,
+            client_gone: false,
         }
+    }
+
+    /// The same request when it is sent again at `now`: nothing is left of this attempt.
+    pub fn again(&self, now: SimTime) -> Self {
+        let new = Self::new(self.uid, self.spec.clone(), now);
+        let Self { sent, preemptions, retries, resent, .. } = *self;
+        Self { sent, preemptions, retries, resent, ..new }
+    }
+
+    /// Attempts before this one.
+    pub fn attempt(&self) -> u32 {
+        u32::from(self.retries) + u32::from(self.resent)
     }
 }
 
@@ -176,6 +218,11 @@ impl RequestTable {
 
     pub fn get(&self, id: RequestId) -> &Request {
         self.slots[id.index()].as_ref().expect("the id of a live request")
+    }
+
+    /// The request in a slot, if one is there.
+    pub fn find(&self, id: RequestId) -> Option<&Request> {
+        self.slots.get(id.index())?.as_ref()
     }
 
     pub fn get_mut(&mut self, id: RequestId) -> &mut Request {

@@ -31,6 +31,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 use serde::ser::SerializeMap;
 
+use crate::engine::fleet::rules::Patience;
 use crate::hardware::{Gpu, InstanceType, Price};
 use crate::metrics::Convention;
 use crate::model::{KvCacheDtype, ModelConfig, WeightPrecision};
@@ -143,6 +144,8 @@ pub struct WorkloadSpec {
     pub lengths: Option<LengthSpec>,
     pub shared_prefix: Option<SharedPrefix>,
     pub sessions: Option<Sessions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<Patience>,
     /// In the order of their names; none where all requests are of one kind. Complete: what the
     /// file leaves to `[workload]` has been filled in.
     pub tenants: Vec<TenantSpec>,
@@ -280,6 +283,11 @@ pub struct TenantSpec {
     pub lengths: LengthSpec,
     pub shared_prefix: Option<SharedPrefix>,
     pub sessions: Option<Sessions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<Patience>,
+    /// Its own targets, if they are not those of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slo: Option<SloSpec>,
 }
 
 /// Prompt and output lengths; a fixed length is a list of one.

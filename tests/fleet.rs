@@ -1,12 +1,31 @@
 //! Several replicas behind a router: what holds for whole scenarios.
 
+mod common;
+
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use common::engines::{Engine, engines};
+use common::{CurvedCost, Digest};
 use servesim::deploy::Deployment;
-use servesim::engine::observer::{Observer, RequestRecord};
-use servesim::engine::router::RouterPolicy;
+use servesim::engine::fleet::autoscaling::{Autoscaling, ScalingMetric};
+use servesim::engine::fleet::rules::{
+    Admission, FleetRules, LostRequests, Outage, Patience, RandomFailures,
+};
+use servesim::engine::invariants::Invariants;
+use servesim::engine::observer::{Observer, Outcome, RequestRecord};
+use servesim::engine::router::{RouterPolicy, RouterSettings};
+use servesim::engine::{RunOptions, RunTotals, Simulation};
 use servesim::metrics::{Recorder, Summary};
+use servesim::request::FinishReason;
 use servesim::scenario::{self, DiskFiles, Override, Scenario};
+use servesim::time::{SimDuration, SimTime};
+use servesim::workload::{
+    ArrivalProcess, Arrivals, ClosedLoop, LengthOrder, LengthPair, LengthSource, Mix, OpenLoop,
+    Tenant, Workload,
+};
 
 #[derive(Default)]
 struct Records(Vec<RequestRecord>);
@@ -26,7 +45,10 @@ fn load(name: &str, settings: &[&str]) -> Scenario {
 fn run(name: &str, settings: &[&str]) -> (Summary, Vec<RequestRecord>) {
     let scenario = load(name, settings);
     let deployment = Deployment::new(&scenario).expect("it fits");
-    let observer = (Recorder::new(deployment.measure()), Records::default());
+    let observer = (
+        Recorder::new(deployment.measure()).with_tenants(deployment.tenants()),
+        Records::default(),
+    );
     let (totals, (recorder, Records(mut records))) =
         deployment.simulate(scenario.workload.seed, observer, false);
     records.sort_by_key(|record| record.uid);
@@ -102,4 +124,306 @@ fn machines_are_paid_for_one_by_one() {
     };
     let (one, four) = (usd("fleet.machines=1"), usd("fleet.machines=4"));
     assert!((four / one - 4.0).abs() < 1e-9, "{one} {four}");
+}
+
+#[test]
+fn a_time_out_frees_the_server_and_is_an_outcome() {
+    // Far more than one machine serves.
+    let load =
+        ["workload.num-requests=200", "fleet.machines=1", "workload.poisson.request-rate=40"];
+    let patient = run(SHARED, &load).0;
+    let (summary, records) = run(SHARED, &[&load[..], &["workload.patience.timeout=20s"]].concat());
+    let gone = summary.failed_by_reason["timed-out"].get();
+    assert!(gone > 10.0 && summary.completed.get() + gone == 200.0, "{gone}");
+    assert!(summary.duration_s < 0.9 * patient.duration_s, "those who have gone are not served");
+    let limit = SimDuration::from_secs(20);
+    for record in &records {
+        let waited = record.ended.since(record.arrival);
+        assert!(waited <= limit, "{record:?}");
+        let at_limit = record.outcome == Outcome::Ended(FinishReason::TimedOut);
+        assert_eq!(at_limit, waited == limit, "{record:?}");
+    }
+}
+
+#[test]
+fn who_tries_again_is_answered_later_and_counted_once() {
+    let limited = [
+        "workload.num-requests=300",
+        "workload.poisson.request-rate=40",
+        "fleet.admission.max-outstanding=8",
+    ];
+    let turned_away = run(SHARED, &limited).0;
+    let rejected = turned_away.failed_by_reason["rejected"].get();
+    assert!(rejected > 50.0, "{rejected}");
+    let again = ["workload.patience.retries=9", "workload.patience.retry-delay=1s"];
+    let (summary, records) = run(SHARED, &[&limited[..], &again].concat());
+    assert!(summary.completed.get() > turned_away.completed.get() + 50.0);
+    let retries: u32 = records.iter().map(|record| record.retries).sum();
+    assert_eq!(summary.fleet.expect("a fleet").retries.get(), f64::from(retries));
+    assert!(records.iter().all(|record| record.retries <= 9));
+    let tried = records.iter().filter(|record| record.retries > 0 && record.outcome.is_success());
+    assert!(tried.into_iter().all(|record| record.ttft() >= Some(SimDuration::from_millis(750))));
+}
+
+const OUTAGE: [&str; 3] = [
+    "fleet.outages.first.replica=1",
+    "fleet.outages.first.at=20s",
+    "fleet.outages.first.duration=30s",
+];
+
+#[test]
+fn a_failure_loses_what_was_there_or_sends_it_elsewhere_and_nothing_else() {
+    let base = ["workload.num-requests=500"];
+    let at = |seconds| SimTime::ZERO + SimDuration::from_secs(seconds);
+    let (lost, records) = run(SHARED, &[&base[..], &OUTAGE].concat());
+    let failed = lost.failed_by_reason["replica-failed"].get();
+    assert!(failed > 0.0 && lost.completed.get() + failed == 500.0, "{failed}");
+    for record in &records {
+        let hit = record.outcome == Outcome::Ended(FinishReason::ReplicaFailed);
+        assert_eq!(hit, record.replica == 1 && record.ended == at(20), "{record:?}");
+        let there = record.replica == 1 && record.arrival > at(20) && record.arrival < at(50);
+        assert!(!there, "nobody is sent to a replica that is down: {record:?}");
+    }
+    assert!(records.iter().any(|r| r.replica == 1 && r.arrival >= at(50)), "it comes back");
+    assert_eq!(lost.replicas[1].failures.get(), 1.0);
+    assert!((lost.replicas[0].up_s - lost.replicas[1].up_s - 30.0).abs() < 1e-6);
+
+    let retried = [&base[..], &OUTAGE, &["fleet.lost-requests=retry"]].concat();
+    let (retried, records) = run(SHARED, &retried);
+    assert_eq!(retried.completed.get(), 500.0);
+    let moved: u32 = records.iter().map(|record| record.retries).sum();
+    assert_eq!(f64::from(moved), failed, "the same requests, once each");
+    assert!(records.iter().all(|record| record.retries == 0 || record.replica != 1));
+}
+
+#[test]
+fn with_nobody_left_requests_are_unavailable() {
+    let settings = [&["workload.num-requests=400", "fleet.machines=1"][..], &OUTAGE].concat();
+    let settings: Vec<&str> = settings
+        .iter()
+        .map(|set| if set.ends_with("replica=1") { "fleet.outages.first.replica=0" } else { set })
+        .collect();
+    let (summary, _) = run(SHARED, &settings);
+    assert!(summary.failed_by_reason["unavailable"].get() > 100.0);
+}
+
+#[test]
+fn random_failures_repeat_by_seed() {
+    let failing = |seed: &str| {
+        let settings = [
+            "workload.num-requests=400",
+            "fleet.failures.mtbf=30s",
+            "fleet.failures.mttr=10s",
+            "workload.patience.retries=3",
+            seed,
+        ];
+        let (summary, records) = run(SHARED, &settings);
+        (summary.fleet.expect("a fleet").failures.get(), records)
+    };
+    let (failures, records) = failing("workload.seed=1");
+    assert!(failures >= 3.0, "{failures}");
+    assert_eq!(records, failing("workload.seed=1").1);
+    assert_ne!(records, failing("workload.seed=2").1);
+}
+
+#[test]
+fn machines_follow_the_load_and_only_those_there_are_paid_for() {
+    let (summary, records) = run("examples/autoscaled-day", &["workload.duration=20min"]);
+    let fleet = summary.fleet.expect("a fleet");
+    assert!(fleet.most_machines.get() >= 3.0, "{fleet:?}");
+    assert!(fleet.machines < fleet.most_machines.get() && fleet.machines > 1.0, "{fleet:?}");
+    assert_eq!(summary.completed.get(), records.len() as f64, "nobody is lost in scaling");
+    let usd = fleet.machine_hours * 1.212;
+    assert!((fleet.usd.expect("a price") - usd).abs() < 1e-9, "{usd}");
+    let per_hour =
+        summary.usd_per_1m_output_tokens.expect("a price") * summary.output_throughput * 3600.0
+            / 1e6;
+    assert!((per_hour / (fleet.machines * 1.212) - 1.0).abs() < 1e-9, "{per_hour}");
+}
+
+#[test]
+fn each_tenant_is_held_to_its_own_targets() {
+    let settings = [
+        "workload.num-requests=200",
+        "workload.tenants.interactive.slo={ ttft = \"1ms\" }",
+        "workload.tenants.batch.slo={ ttft = \"1h\" }",
+    ];
+    let (summary, records) = run("examples/tenants-with-priorities", &settings);
+    let slo = |name: &str| summary.tenants[name].slo.clone().expect("it has targets");
+    assert!(!slo("interactive").met && slo("batch").met);
+    assert_eq!((slo("interactive").attainment, slo("batch").attainment), (Some(0.0), Some(1.0)));
+    let counted: f64 = summary.tenants.values().map(|tenant| tenant.completed.get()).sum();
+    assert_eq!(counted, records.len() as f64);
+}
+
+/// Everything around the replicas at once, on every engine.
+#[derive(Clone, Debug)]
+struct Case {
+    engine: Engine,
+    rules: FleetRules,
+    most_machines: u16,
+    router: RouterPolicy,
+    pairs: Vec<LengthPair>,
+    clients: Option<u32>,
+    rate: f64,
+    requests: u64,
+    stop_ms: Option<u64>,
+    seed: u64,
+}
+
+fn ms(ms: u64) -> SimDuration {
+    SimDuration::from_millis(ms)
+}
+
+fn rules() -> impl Strategy<Value = (FleetRules, u16)> {
+    let optional = |range: std::ops::Range<u32>| prop::option::of(range);
+    (
+        (1u16..4, 1u16..3, 0u16..3),
+        (optional(1..20), optional(1..6)),
+        prop::option::of((prop::option::of(1u64..8000), 0u32..4, 1u64..2000)),
+        prop::sample::select(LostRequests::ALL),
+        prop::collection::vec((0u16..3, 0u64..8000, 1u64..5000), 0..4),
+        prop::option::of((200u64..20_000, 1u64..5000)),
+        prop::option::of((prop::sample::select(ScalingMetric::ALL), 1u64..3000, 0u64..5000)),
+        any::<u64>(),
+    )
+        .prop_map(
+            |(sizes, limits, patience, lost_requests, outages, failures, scaling, seed)| {
+                let (machines, replicas_per_machine, more) = sizes;
+                let outage = |(replica, at, duration): (u16, u64, u64)| Outage {
+                    replica: replica % (machines * replicas_per_machine),
+                    at: ms(at),
+                    duration: ms(duration),
+                };
+                let rules = FleetRules {
+                    machines,
+                    replicas_per_machine,
+                    admission: Admission { max_outstanding: limits.0, max_waiting: limits.1 },
+                    patience: Vec::new(),
+                    patience_of_all: patience.map(|(timeout, retries, delay)| Patience {
+                        timeout: timeout.map(ms),
+                        retries,
+                        retry_delay: ms(delay),
+                    }),
+                    lost_requests,
+                    outages: outages.into_iter().map(outage).collect(),
+                    failures: failures
+                        .map(|(mtbf, mttr)| RandomFailures { mtbf: ms(mtbf), mttr: ms(mttr) }),
+                    autoscaling: scaling.map(|(metric, interval, delay)| Autoscaling {
+                        metric,
+                        target: if metric == ScalingMetric::Kv { 0.3 } else { 2.5 },
+                        min_machines: 1,
+                        max_machines: machines + more,
+                        interval: ms(interval),
+                        start_up_delay: ms(delay),
+                        scale_down_delay: ms(2 * delay),
+                    }),
+                    seed,
+                };
+                (rules, machines + more)
+            },
+        )
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    (
+        engines(),
+        rules(),
+        prop::sample::select(RouterPolicy::ALL),
+        prop::collection::vec((1u32..300, 1u32..120), 1..12),
+        prop::option::of(1u32..30),
+        0.5f64..40.0,
+        (1u64..80, prop::option::of(1u64..20_000), any::<u64>()),
+    )
+        .prop_map(|(engine, (rules, most_machines), router, pairs, clients, rate, rest)| {
+            let (requests, stop_ms, seed) = rest;
+            let pairs = pairs.into_iter().map(|(input, output)| LengthPair { input, output });
+            let pairs = pairs.collect();
+            Case {
+                engine,
+                rules,
+                most_machines,
+                router,
+                pairs,
+                clients,
+                rate,
+                requests,
+                stop_ms,
+                seed,
+            }
+        })
+}
+
+fn run_case(case: &Case, step_by_step: bool) -> (RunTotals, (Digest, Invariants)) {
+    let order = LengthOrder::Shuffle;
+    let lengths = LengthSource::Pairs { pairs: case.pairs.clone().into(), order };
+    let tenant = Tenant { share: 1.0, priority: 0, lengths, prefix: None, sessions: None };
+    let requests = Some(case.requests);
+    let workload: Box<dyn Workload> = match case.clients {
+        Some(clients) => {
+            let mix = Mix::of_clients(&[tenant], clients, case.seed);
+            Box::new(ClosedLoop::new(clients, mix, ms(3), ms(1), requests))
+        }
+        None => {
+            let process = ArrivalProcess::Poisson { request_rate: case.rate, rescale: false };
+            let arrivals = Arrivals::new(&process, requests, None, case.seed);
+            let mix = Mix::open_loop(&[tenant], case.seed);
+            Box::new(OpenLoop::new(arrivals, mix, ms(0), requests, None))
+        }
+    };
+    let stop_at = case.stop_ms.map(|stop| SimTime::ZERO + ms(stop));
+    let options = RunOptions { stop_at, step_by_step, ..RunOptions::default() };
+    let replicas = (0..case.most_machines * case.rules.replicas_per_machine)
+        .map(|_| (case.engine.config.scheduler(), Box::new(CurvedCost) as Box<_>))
+        .collect();
+    let settings = RouterSettings {
+        policy: case.router,
+        sessions: case.clients.is_some(),
+        kv_tokens: 3000,
+        ..RouterSettings::default()
+    };
+    let observer = (Digest::default(), Invariants::default());
+    // The checks want every step; the run that jumps does without them.
+    let config = case.engine.config.clone();
+    let new_scheduler = Box::new(move |_| config.scheduler());
+    let router = settings.router(case.seed);
+    if step_by_step {
+        let simulation = Simulation::new(replicas, router, workload, observer, options);
+        simulation.with_fleet(case.rules.clone(), new_scheduler).run()
+    } else {
+        let simulation = Simulation::new(replicas, router, workload, observer.0, options);
+        let (totals, digest) = simulation.with_fleet(case.rules.clone(), new_scheduler).run();
+        (totals, (digest, observer.1))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 250,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_fails_every_request_ends_once_and_the_jump_changes_nothing(case in cases()) {
+        let (stepped_totals, (stepped, checks)) = run_case(&case, true);
+        prop_assert_eq!(checks.finish(), [""; 0]);
+        let (jumped_totals, (jumped, _)) = run_case(&case, false);
+        prop_assert_eq!(&stepped.records, &jumped.records);
+        prop_assert_eq!(stepped_totals, jumped_totals);
+        prop_assert_eq!(&stepped, &jumped);
+
+        let mut uids: Vec<u64> = jumped.records.iter().map(|r| r.uid).collect();
+        uids.sort_unstable();
+        prop_assert_eq!(uids, (0..jumped_totals.requests).collect::<Vec<_>>());
+        let delivered = jumped.records.iter().chain(&jumped.lost);
+        let delivered: u64 = delivered.map(|r| u64::from(r.output_tokens)).sum();
+        prop_assert_eq!(delivered, jumped.tokens, "tokens are got or lost");
+        for record in &jumped.records {
+            prop_assert!(record.arrival <= record.ended);
+            if case.stop_ms.is_none() {
+                prop_assert!(record.outcome != Outcome::Unfinished, "{record:?}");
+            }
+        }
+    }
 }

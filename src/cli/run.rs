@@ -338,7 +338,7 @@ fn one_seed(
         (None, None) => unreachable!("a workload ends by time or by count"),
     };
     let observer = (
-        Recorder::new(deployment.measure()).with_tenants(workload.tenant_names()),
+        Recorder::new(deployment.measure()).with_tenants(deployment.tenants()),
         (
             (
                 requests.map(|w| RequestsCsv::new(seed, workload.tenant_names(), w)),

@@ -79,7 +79,8 @@ fn answered(scenario: &Scenario, seed: u64, watched: &mut Profiler) -> Result<()
         .map(|_| (deployment.scheduler(), deployment.step_cost()))
         .collect();
     let options = RunOptions { stop_at: deployment.stop_at(), ..RunOptions::default() };
-    Simulation::new(replicas, deployment.router(seed), workload, (), options).run();
+    let simulation = Simulation::new(replicas, deployment.router(seed), workload, (), options);
+    deployment.surrounded(simulation, seed).run();
     Ok(())
 }
 

@@ -42,6 +42,11 @@ pub enum RecordError {
     )]
     Replicas(u32),
     #[error(
+        "a recording holds the schedule of one scheduler, and around this one there are limits, \
+         failures or clients that give up; leave fleet and patience out"
+    )]
+    Fleet,
+    #[error(
         "a replay could not build the scheduler of {0}: only those of built-in engines are recorded"
     )]
     Custom(String),
@@ -83,6 +88,9 @@ pub fn record_scenario(
     }
     if scenario.replicas() != 1 {
         return Err(RecordError::Replicas(scenario.replicas().into()));
+    }
+    if scenario.fleet_rules(seed).is_some() {
+        return Err(RecordError::Fleet);
     }
     let run = Run {
         name: &scenario.name,

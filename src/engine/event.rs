@@ -39,6 +39,15 @@ impl EventQueue {
         self.next.map(|(time, ..)| time)
     }
 
+    /// Forgets the boundary of `replica`, if one is pending. O(replicas).
+    pub fn remove(&mut self, replica: u16) {
+        if self.next.is_some_and(|(.., first)| first == replica) {
+            self.pop();
+        } else {
+            self.others.retain(|Reverse((.., other))| *other != replica);
+        }
+    }
+
     /// The replica whose boundary comes first.
     #[inline]
     pub fn pop(&mut self) -> Option<u16> {
@@ -64,6 +73,10 @@ mod tests {
             }
             let mut expected: Vec<(u64, u16)> = times.iter().copied().zip(0u16..).collect();
             expected.sort();
+            // One that was in between and has been taken out leaves no trace.
+            queue.push(SimTime::from_nanos(2), u16::MAX);
+            queue.remove(u16::MAX);
+            queue.remove(u16::MAX - 1);
             let popped: Vec<u16> = std::iter::from_fn(|| queue.pop()).collect();
             prop_assert_eq!(popped, expected.into_iter().map(|(_, r)| r).collect::<Vec<_>>());
         }

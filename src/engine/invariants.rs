@@ -165,6 +165,12 @@ impl Observer for Invariants {
         self.first_tokens_of_requests += u64::from(record.first_token.is_some());
     }
 
+    fn on_lost_attempt(&mut self, record: &RequestRecord) {
+        // Its tokens were made, and nobody got them.
+        self.tokens_of_requests += u64::from(record.output_tokens);
+        self.first_tokens_of_requests += u64::from(record.first_token.is_some());
+    }
+
     fn needs_every_step(&self) -> bool {
         true
     }
@@ -202,6 +208,7 @@ mod tests {
             output_tokens: 2,
             cached_tokens: 0,
             preemptions: 0,
+            retries: 0,
             outcome: Outcome::Ended(FinishReason::Stop),
         }
     }

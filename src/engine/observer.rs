@@ -31,8 +31,11 @@ pub trait Observer {
     /// A request has ended, or the run has ended around it.
     fn on_request(&mut self, _record: &RequestRecord) {}
 
-    /// The run is over: what each replica did, by number.
-    fn on_replicas(&mut self, _replicas: &[ReplicaReport]) {}
+    /// An attempt has failed, and the request will be sent again: `on_request` is still to come.
+    fn on_lost_attempt(&mut self, _record: &RequestRecord) {}
+
+    /// The run is over: what replicas and machines did.
+    fn on_fleet(&mut self, _report: &FleetReport) {}
 
     /// Whether each step must be shown one by one; turns fast-forward off.
     fn needs_every_step(&self) -> bool {
@@ -97,6 +100,19 @@ pub struct SteadyRun {
     pub occupancy: Occupancy,
 }
 
+/// What replicas and machines did in a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetReport {
+    /// By number.
+    pub replicas: Vec<ReplicaReport>,
+    /// For how long machines were paid for, all together; `None` where all were there all the time.
+    pub machine_time: Option<SimDuration>,
+    /// The most that were paid for at once.
+    pub most_machines: u16,
+    /// Of the run.
+    pub end: SimTime,
+}
+
 /// What a replica did in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaReport {
@@ -108,9 +124,14 @@ pub struct ReplicaReport {
     pub output_tokens: u64,
     /// Time in steps that have ended.
     pub busy: SimDuration,
-    /// Time in which it took requests.
+    /// Time in which it was up, taking requests or finishing those that it had.
     pub up: SimDuration,
+    /// How often it has failed.
+    pub failures: u32,
 }
+
+/// The replica of a request that none has taken.
+pub const NO_REPLICA: u16 = u16::MAX;
 
 /// How the run left a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,6 +173,8 @@ pub struct RequestRecord {
     pub output_tokens: u32,
     pub cached_tokens: u32,
     pub preemptions: u32,
+    /// Attempts that were lost before.
+    pub retries: u32,
     pub outcome: Outcome,
 }
 
@@ -195,8 +218,11 @@ impl<O: Observer + ?Sized> Observer for &mut O {
     fn on_request(&mut self, record: &RequestRecord) {
         (**self).on_request(record);
     }
-    fn on_replicas(&mut self, replicas: &[ReplicaReport]) {
-        (**self).on_replicas(replicas);
+    fn on_lost_attempt(&mut self, record: &RequestRecord) {
+        (**self).on_lost_attempt(record);
+    }
+    fn on_fleet(&mut self, report: &FleetReport) {
+        (**self).on_fleet(report);
     }
     fn needs_every_step(&self) -> bool {
         (**self).needs_every_step()
@@ -235,9 +261,13 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.0.on_request(record);
         self.1.on_request(record);
     }
-    fn on_replicas(&mut self, replicas: &[ReplicaReport]) {
-        self.0.on_replicas(replicas);
-        self.1.on_replicas(replicas);
+    fn on_lost_attempt(&mut self, record: &RequestRecord) {
+        self.0.on_lost_attempt(record);
+        self.1.on_lost_attempt(record);
+    }
+    fn on_fleet(&mut self, report: &FleetReport) {
+        self.0.on_fleet(report);
+        self.1.on_fleet(report);
     }
     fn needs_every_step(&self) -> bool {
         self.0.needs_every_step() || self.1.needs_every_step()
@@ -283,9 +313,14 @@ impl<O: Observer> Observer for Option<O> {
             observer.on_request(record);
         }
     }
-    fn on_replicas(&mut self, replicas: &[ReplicaReport]) {
+    fn on_lost_attempt(&mut self, record: &RequestRecord) {
         if let Some(observer) = self {
-            observer.on_replicas(replicas);
+            observer.on_lost_attempt(record);
+        }
+    }
+    fn on_fleet(&mut self, report: &FleetReport) {
+        if let Some(observer) = self {
+            observer.on_fleet(report);
         }
     }
     fn needs_every_step(&self) -> bool {

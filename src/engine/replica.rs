@@ -160,7 +160,45 @@ impl Replica {
             output_tokens: self.output_tokens,
             busy: self.busy,
             up: end.since(SimTime::ZERO),
+            failures: 0,
         }
+    }
+
+    /// Requests in its queue.
+    pub(super) fn waiting(&self) -> u32 {
+        let inbox = u32::try_from(self.inbox.len()).unwrap_or(u32::MAX);
+        self.scheduler.occupancy().waiting.saturating_add(inbox)
+    }
+
+    /// Share of the KV cache in use.
+    pub(super) fn kv_usage(&self) -> f64 {
+        let Occupancy { kv_used, kv_total, .. } = self.scheduler.occupancy();
+        if kv_total == 0 { 0.0 } else { kv_used as f64 / kv_total as f64 }
+    }
+
+    /// The client of a request goes away, at any time. A step in flight is over before the scheduler
+    /// decides again, so that it may be told now.
+    pub(super) fn abort(
+        &mut self,
+        now: SimTime,
+        id: RequestId,
+        requests: &RequestTable,
+        ended: &mut Vec<Ended>,
+    ) {
+        self.drain_inbox(requests);
+        self.empty_steps = 0;
+        self.scheduler.abort(now, id, ended);
+    }
+
+    /// Goes on with a fresh scheduler and an empty cache; steps in flight are lost.
+    pub(super) fn start_anew(&mut self, scheduler: Box<dyn Scheduler>) {
+        self.scheduler = scheduler;
+        self.inbox.clear();
+        self.awake = false;
+        self.pipeline = Pipeline::default();
+        self.clock = TokenClock::default();
+        self.scheduled_steps = self.completed_steps;
+        self.empty_steps = 0;
     }
 
     /// Completes the oldest step if it ends at `now`.

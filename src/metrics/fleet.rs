@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::summary::Count;
-use crate::engine::observer::ReplicaReport;
+use crate::engine::observer::{FleetReport, ReplicaReport};
+use crate::units::UsdPerHour;
 
 /// What a replica did in the whole run, warm-up included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -12,10 +13,52 @@ pub struct ReplicaSummary {
     pub requests: Count,
     pub completed: Count,
     pub output_tokens: Count,
-    /// Time in steps, as a share of the time in which it took requests.
+    /// Time in steps, as a share of the time in which it was up.
     pub utilization: f64,
     pub busy_s: f64,
     pub up_s: f64,
+    /// How often it has failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: Count,
+}
+
+fn is_zero(count: &Count) -> bool {
+    count.get() == 0.0
+}
+
+/// Machines that come and go, and what that costs; of the whole run, warm-up included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FleetSummary {
+    /// Paid for, on average over the run, and the most at once.
+    pub machines: f64,
+    pub most_machines: Count,
+    pub machine_hours: f64,
+    /// What these cost; null without a price.
+    pub usd: Option<f64>,
+    /// Failures of replicas.
+    pub failures: Count,
+    /// Attempts that were lost and followed by another.
+    pub retries: Count,
+}
+
+impl FleetSummary {
+    /// `price` is that of one machine.
+    pub(super) fn of(
+        report: &FleetReport,
+        retries: u64,
+        price: Option<UsdPerHour>,
+    ) -> Option<Self> {
+        let (paid_s, end_s) = (report.machine_time?.as_secs_f64(), report.end.as_secs_f64());
+        let machine_hours = paid_s / 3600.0;
+        Some(Self {
+            machines: if end_s > 0.0 { paid_s / end_s } else { 0.0 },
+            most_machines: Count::new(report.most_machines.into()),
+            machine_hours,
+            usd: price.map(|price| price.get() * machine_hours),
+            failures: Count::new(report.replicas.iter().map(|row| u64::from(row.failures)).sum()),
+            retries: Count::new(retries),
+        })
+    }
 }
 
 impl ReplicaSummary {
@@ -34,6 +77,7 @@ impl ReplicaSummary {
             utilization: if up_s > 0.0 { busy_s / up_s } else { 0.0 },
             busy_s,
             up_s,
+            failures: Count::new(replica.failures.into()),
         }
     }
 }

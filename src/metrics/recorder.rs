@@ -10,7 +10,7 @@ use super::timeline::Timeline;
 use super::trust::Trusted;
 use crate::cost::trust::TermGrades;
 use crate::engine::observer::{
-    CompletedStep, Observer, Outcome, ReplicaReport, RequestRecord, ScheduledStep, SteadyRun,
+    CompletedStep, FleetReport, Observer, Outcome, RequestRecord, ScheduledStep, SteadyRun,
 };
 use crate::request::FinishReason;
 use crate::scheduler::StepKind;
@@ -29,7 +29,9 @@ pub struct Measure {
     pub deadline: Option<SimTime>,
     pub slo: Option<Slo>,
     pub replicas: u16,
-    /// Of the whole deployment, idle GPUs included.
+    /// Machines that are there all the time, where none come and go.
+    pub machines: u32,
+    /// Of one machine, idle GPUs included.
     pub price: Option<UsdPerHour>,
 }
 
@@ -73,13 +75,17 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub const FAILURES: [FinishReason; 6] = [
+    pub const FAILURES: [FinishReason; 10] = [
         FinishReason::TimeLimit,
         FinishReason::Aborted,
         FinishReason::Ignored,
         FinishReason::Refused,
         FinishReason::OutOfMemory,
         FinishReason::Starved,
+        FinishReason::TimedOut,
+        FinishReason::Rejected,
+        FinishReason::Unavailable,
+        FinishReason::ReplicaFailed,
     ];
 
     pub fn failed_for(&self, reason: FinishReason) -> u64 {
@@ -107,8 +113,10 @@ pub struct Recorder {
     pub(super) latencies: Latencies,
     pub(super) tally: Tally,
     pub(super) steps: StepTotals,
-    pub(super) replicas: Vec<ReplicaReport>,
+    pub(super) fleet: FleetReport,
     pub(super) tenants: Tenants,
+    /// Attempts that were lost and followed by another.
+    pub(super) retries: u64,
     timeline: Timeline,
     /// Gaps and sequences of the step that is about to be reported: only its end says on which side
     /// of the warm-up and of the deadline they lie.
@@ -125,16 +133,17 @@ impl Recorder {
             latencies: Latencies::default(),
             tally: Tally::default(),
             steps: StepTotals::default(),
-            replicas: Vec::new(),
+            fleet: FleetReport::default(),
             tenants: Tenants::default(),
+            retries: 0,
             timeline: Timeline::default(),
             gaps: Vec::new(),
         }
     }
 
     /// Tells requests apart by tenant too; the names by the number that requests carry.
-    pub fn with_tenants(mut self, names: Vec<String>) -> Self {
-        self.tenants = Tenants::named(names);
+    pub fn with_tenants(mut self, tenants: Vec<(String, Option<Slo>)>) -> Self {
+        self.tenants = Tenants::named(tenants);
         self
     }
 
@@ -356,8 +365,12 @@ impl Observer for Recorder {
         }
     }
 
-    fn on_replicas(&mut self, replicas: &[ReplicaReport]) {
-        self.replicas = replicas.to_vec();
+    fn on_lost_attempt(&mut self, _: &RequestRecord) {
+        self.retries += 1;
+    }
+
+    fn on_fleet(&mut self, report: &FleetReport) {
+        self.fleet = report.clone();
     }
 }
 
@@ -390,6 +403,7 @@ pub(super) mod tests {
             output_tokens: tokens,
             cached_tokens: 0,
             preemptions: 0,
+            retries: 0,
             outcome: Outcome::Ended(FinishReason::Length),
         }
     }

@@ -7,14 +7,16 @@ use serde_json::{Map, Value};
 
 use super::confidence::{Band, Interval};
 use super::distribution::{Distribution, Figures};
-use super::fleet::ReplicaSummary;
+use super::fleet::{FleetSummary, ReplicaSummary};
 use super::histogram::RELATIVE_ERROR;
 use super::quantile::Quantile;
 use super::recorder::{Recorder, Tally};
+use super::slo::{Slo, SloTally};
 use super::tenants::TenantSummary;
 use super::trust::{self, Trusted};
 use crate::cost::trust::Trust;
 use crate::request::FinishReason;
+use crate::units::UsdPerHour;
 
 /// How many there were: a whole number, or the mean of several runs' whole numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Deserialize)]
@@ -116,6 +118,19 @@ pub struct SloResult {
     pub e2el_ms: Option<f64>,
 }
 
+impl SloResult {
+    pub(super) fn of(slo: &Slo, tally: &SloTally) -> Self {
+        Self {
+            attainment: tally.attainment(),
+            met: tally.is_met(slo),
+            percentile: slo.percentile,
+            ttft_ms: slo.ttft.map(|limit| limit.as_millis_f64()),
+            tpot_ms: slo.tpot.map(|limit| limit.as_millis_f64()),
+            e2el_ms: slo.e2el.map(|limit| limit.as_millis_f64()),
+        }
+    }
+}
+
 /// The figures of a run. Times in seconds or, where the name says so, milliseconds; throughputs per
 /// second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -178,6 +193,9 @@ pub struct Summary {
     /// Terms of no better grade, largest share first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trust_limits: Vec<String>,
+    /// Where machines come and go or fail, or clients try again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetSummary>,
     /// By number, where there are several; of the whole run, warm-up included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaSummary>,
@@ -207,14 +225,20 @@ impl Summary {
         let duration_s = counted.duration.as_secs_f64();
         // A run without a reply has no duration, and a rate of 0 rather than none.
         let rate = |n: u64| if duration_s > 0.0 { n as f64 / duration_s } else { 0.0 };
+        let fleet = FleetSummary::of(&recorder.fleet, recorder.retries, measure.price);
+        let machines = fleet.as_ref().map_or(f64::from(measure.machines.max(1)), |f| f.machines);
+        let price = measure.price.map(|price| UsdPerHour::new(price.get() * machines));
         let per_million = |n: u64| {
             let throughput = rate(n);
-            measure.price.filter(|_| throughput > 0.0).map(|p| p.per_million_tokens(throughput))
+            price.filter(|_| throughput > 0.0).map(|p| p.per_million_tokens(throughput))
         };
         let stats = |values| Stats::of(values, measure.convention.quantile());
         let output_throughput = rate(counted.output_tokens);
         let busy_s = steps.busy().as_secs_f64();
-        let available_s = end.as_secs_f64() * f64::from(measure.replicas.max(1));
+        let available_s = match &fleet {
+            Some(_) => recorder.fleet.replicas.iter().map(|row| row.up.as_secs_f64()).sum(),
+            None => end.as_secs_f64() * f64::from(measure.replicas.max(1)),
+        };
         Self {
             convention: measure.convention.name().to_owned(),
             completed: Count::new(tally.completed),
@@ -272,18 +296,12 @@ impl Summary {
             minutes_per_1m_output_tokens: (output_throughput > 0.0)
                 .then(|| 1e6 / output_throughput / 60.0),
             goodput: measure.slo.map(|_| rate(tally.slo.good)),
-            slo: measure.slo.map(|slo| SloResult {
-                attainment: tally.slo.attainment(),
-                met: tally.slo.is_met(&slo),
-                percentile: slo.percentile,
-                ttft_ms: slo.ttft.map(|limit| limit.as_millis_f64()),
-                tpot_ms: slo.tpot.map(|limit| limit.as_millis_f64()),
-                e2el_ms: slo.e2el.map(|limit| limit.as_millis_f64()),
-            }),
+            slo: measure.slo.map(|slo| SloResult::of(&slo, &tally.slo)),
             trust: None,
             trust_shares: BTreeMap::new(),
             trust_limits: Vec::new(),
-            replicas: ReplicaSummary::of(&recorder.replicas),
+            replicas: ReplicaSummary::of(&recorder.fleet.replicas),
+            fleet,
             tenants: recorder.tenants.summaries(measure.convention, counted.duration),
             notes: Vec::new(),
             seeds: None,
@@ -391,7 +409,6 @@ mod tests {
     use super::*;
     use crate::engine::observer::Observer;
     use crate::time::SimDuration;
-    use crate::units::UsdPerHour;
 
     fn summary_of(requests: &[(u64, u64, u64, u32)], measure: Measure) -> Summary {
         let mut recorder = Recorder::new(measure);

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::convention::Convention;
 use super::distribution::Distribution;
-use super::summary::{Count, Stats};
+use super::slo::{Slo, SloTally};
+use super::summary::{Count, SloResult, Stats};
 use crate::engine::observer::{Outcome, RequestRecord};
 use crate::time::SimDuration;
 
@@ -24,6 +25,11 @@ pub struct TenantSummary {
     pub ttft_ms: Stats,
     pub tpot_ms: Stats,
     pub e2el_ms: Stats,
+    /// Requests per second that meet every limit of its objective, and how it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goodput: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slo: Option<SloResult>,
 }
 
 /// Counts of each tenant; none where requests are of one kind.
@@ -41,17 +47,25 @@ struct Tenant {
     ttft: Distribution,
     tpot: Distribution,
     e2el: Distribution,
+    objective: Option<Slo>,
+    slo: SloTally,
 }
 
 impl Tenants {
-    /// By the number that requests carry.
-    pub fn named(names: Vec<String>) -> Self {
-        Self(names.into_iter().map(|name| Tenant { name, ..Tenant::default() }).collect())
+    /// By the number that requests carry, with what is asked for them.
+    pub fn named(tenants: Vec<(String, Option<Slo>)>) -> Self {
+        let tenant = |(name, objective)| Tenant { name, objective, ..Tenant::default() };
+        Self(tenants.into_iter().map(tenant).collect())
     }
 
     /// `in_time` says whether it ended before the deadline.
     pub fn add(&mut self, record: &RequestRecord, convention: Convention, in_time: bool) {
         let Some(tenant) = self.0.get_mut(usize::from(record.tenant)) else { return };
+        if let Some(objective) = &tenant.objective
+            && record.outcome != Outcome::Unfinished
+        {
+            tenant.slo.add(objective, record);
+        }
         match record.outcome {
             Outcome::Unfinished => tenant.unfinished += 1,
             outcome if !outcome.is_success() => tenant.failed += 1,
@@ -65,6 +79,7 @@ impl Tenants {
         duration: SimDuration,
     ) -> BTreeMap<String, TenantSummary> {
         let seconds = duration.as_secs_f64();
+        let rate = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let stats = |values: &Distribution| Stats::of(values, convention.quantile());
         let summary = |tenant: &Tenant| TenantSummary {
             completed: Count::new(tenant.completed),
@@ -72,14 +87,12 @@ impl Tenants {
             unfinished: Count::new(tenant.unfinished),
             total_input_tokens: Count::new(tenant.input_tokens),
             total_output_tokens: Count::new(tenant.output_tokens),
-            output_throughput: if seconds > 0.0 {
-                tenant.output_tokens as f64 / seconds
-            } else {
-                0.0
-            },
+            output_throughput: rate(tenant.output_tokens),
             ttft_ms: stats(&tenant.ttft),
             tpot_ms: if convention.has_tpot() { stats(&tenant.tpot) } else { Stats::default() },
             e2el_ms: stats(&tenant.e2el),
+            goodput: tenant.objective.map(|_| rate(tenant.slo.good)),
+            slo: tenant.objective.map(|slo| SloResult::of(&slo, &tenant.slo)),
         };
         self.0.iter().map(|tenant| (tenant.name.clone(), summary(tenant))).collect()
     }
@@ -110,8 +123,9 @@ mod tests {
     use crate::engine::observer::Observer;
 
     fn run(seed: u64) -> Summary {
-        let names = ["chat", "batch"].map(str::to_owned).to_vec();
-        let mut recorder = Recorder::new(Measure::default()).with_tenants(names);
+        let chat = Slo { e2el: Some(SimDuration::from_millis(3000)), ..Slo::default() };
+        let tenants = vec![("chat".to_owned(), Some(chat)), ("batch".to_owned(), None)];
+        let mut recorder = Recorder::new(Measure::default()).with_tenants(tenants);
         for (tenant, end, outcome) in
             [(0, 2000, None), (1, 4000 + 1000 * seed, None), (1, 9000, Some(Outcome::Unfinished))]
         {
@@ -133,6 +147,15 @@ mod tests {
         assert_eq!((chat.tpot_ms.median, batch.tpot_ms.median), (Some(100.0), Some(300.0)));
         let of_all = summary.tenants.values().map(|tenant| tenant.output_throughput);
         assert_eq!(of_all.sum::<f64>(), summary.output_throughput);
+    }
+
+    #[test]
+    fn each_tenant_is_held_to_its_own_objective() {
+        let mut summary = run(0);
+        let chat = summary.tenants.remove("chat").and_then(|chat| chat.slo).expect("a target");
+        assert_eq!((chat.met, chat.attainment), (true, Some(1.0)));
+        assert_eq!(summary.tenants["batch"].slo, None);
+        assert_eq!(summary.slo, None, "nothing is asked of all");
     }
 
     #[test]

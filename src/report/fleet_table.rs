@@ -1,11 +1,39 @@
-//! The replicas of a summary for people.
+//! Replicas and machines of a summary for people.
 
 use comfy_table::CellAlignment;
 
 use super::listing::{plain_table, tidy};
-use super::style::count;
+use super::style::{count, number};
 use super::summary_table::{pad, percent};
 use crate::metrics::Summary;
+
+/// What machines did, in a line; nothing where all were there all the time.
+pub(super) fn machines(summary: &Summary) -> String {
+    let Some(fleet) = &summary.fleet else { return String::new() };
+    let cost = fleet.usd.map_or(String::new(), |usd| format!(", {} USD", number(usd, 4)));
+    let mut text = format!(
+        "\nmachines: {} on average, {} at most; {} machine hours{cost}",
+        number(fleet.machines, 4),
+        count(fleet.most_machines.get()),
+        number(fleet.machine_hours, 4),
+    );
+    if fleet.failures.get() > 0.0 {
+        text.push_str(&format!("; failures of replicas: {}", count(fleet.failures.get())));
+    }
+    if fleet.retries.get() > 0.0 {
+        text.push_str(&format!("; attempts lost and tried again: {}", count(fleet.retries.get())));
+    }
+    text.push('\n');
+    text
+}
+
+/// What is not shown.
+fn more(rows: usize, what: &str) -> String {
+    match rows.checked_sub(MOST_ROWS) {
+        None | Some(0) => String::new(),
+        Some(more) => format!("... and {more} more {what}; --format json has them all\n"),
+    }
+}
 
 /// Rows that still fit on a screen; `--format json` has them all.
 const MOST_ROWS: usize = 16;
@@ -17,7 +45,9 @@ pub(super) fn replicas(summary: &Summary) -> String {
     }
     let mut table = plain_table();
     table.set_header(["replica", "requests", "output tokens", "busy"]);
-    for (number, replica) in summary.replicas.iter().take(MOST_ROWS).enumerate() {
+    // Machines that were never needed have nothing to show.
+    let there = summary.replicas.iter().enumerate().filter(|(_, replica)| replica.up_s > 0.0);
+    for (number, replica) in there.clone().take(MOST_ROWS) {
         table.add_row([
             number.to_string(),
             count(replica.requests.get()),
@@ -27,9 +57,7 @@ pub(super) fn replicas(summary: &Summary) -> String {
     }
     pad(&mut table, |_| CellAlignment::Right);
     let mut text = format!("\n{}", tidy(&table));
-    if let Some(more) = summary.replicas.len().checked_sub(MOST_ROWS).filter(|&more| more > 0) {
-        text.push_str(&format!("... and {more} more replicas; --format json has them all\n"));
-    }
+    text.push_str(&more(there.count(), "replicas"));
     text
 }
 
@@ -45,6 +73,7 @@ mod tests {
             requests: Count::new(1234),
             output_tokens: Count::new(56_789),
             utilization: 0.5,
+            up_s: 1.0,
             ..ReplicaSummary::default()
         };
         let mut summary = Summary::default();

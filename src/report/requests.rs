@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use crate::engine::observer::{Observer, RequestRecord};
+use crate::engine::observer::{NO_REPLICA, Observer, RequestRecord};
 use crate::metrics::slo::tpot;
 use crate::time::{SimDuration, SimTime};
 
@@ -11,7 +11,7 @@ use crate::time::{SimDuration, SimTime};
 /// milliseconds. A field is empty where the request did not get that far.
 pub const REQUESTS_HEADER: &str = "seed,request,client,replica,priority,outcome,prompt_tokens,\
 output_tokens,cached_tokens,preemptions,arrival_ns,first_scheduled_ns,first_token_ns,ended_ns,\
-queue_ms,ttft_ms,tpot_ms,e2el_ms,normalized_latency_ms,tenant\n";
+queue_ms,ttft_ms,tpot_ms,e2el_ms,normalized_latency_ms,tenant,retries\n";
 
 /// Writes a row as each request ends, so that memory does not grow with their number.
 #[derive(Debug)]
@@ -60,10 +60,10 @@ fn row(line: &mut String, seed: u64, tenant: &str, r: &RequestRecord) {
         (r.output_tokens > 0).then(|| r.e2e().as_nanos() as f64 / 1e6 / f64::from(r.output_tokens));
     writeln!(
         line,
-        "{seed},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{tenant}",
+        "{seed},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{tenant},{}",
         r.uid,
         r.client,
-        r.replica,
+        Field((r.replica != NO_REPLICA).then_some(r.replica)),
         r.priority,
         r.outcome.name(),
         r.prompt_tokens,
@@ -79,6 +79,7 @@ fn row(line: &mut String, seed: u64, tenant: &str, r: &RequestRecord) {
         latency(tpot(r)),
         latency(Some(r.e2e())),
         Field(per_token),
+        r.retries,
     )
     .expect("a String takes any text");
 }
@@ -113,6 +114,7 @@ mod tests {
             output_tokens: 6,
             cached_tokens: 16,
             preemptions: 0,
+            retries: 0,
             outcome: Outcome::Ended(FinishReason::Length),
         }
     }
@@ -128,7 +130,7 @@ mod tests {
         let text = written(&[record()]);
         let row = text.lines().nth(1).unwrap();
         let instants = "1000000,3000000,51000000,151000000";
-        assert_eq!(row, format!("1,7,2,1,0,length,100,6,16,0,{instants},2,50,20,150,25,"));
+        assert_eq!(row, format!("1,7,2,1,0,length,100,6,16,0,{instants},2,50,20,150,25,,0"));
     }
 
     #[test]
@@ -140,7 +142,7 @@ mod tests {
         refused.outcome = Outcome::Ended(FinishReason::Refused);
         let text = written(&[refused]);
         let row = text.lines().nth(1).unwrap();
-        assert!(row.contains(",refused,") && row.ends_with(",,,151000000,,,,150,,"), "{row}");
+        assert!(row.contains(",refused,") && row.ends_with(",,,151000000,,,,150,,,0"), "{row}");
         let commas = |line: &str| line.matches(',').count();
         assert_eq!(commas(row), commas(text.lines().next().unwrap()));
     }

@@ -24,7 +24,8 @@ pub fn render(name: &str, summary: &Summary, style: Style) -> String {
         text.push_str(&time);
     }
     text.push_str(&fleet_table::replicas(summary));
-    text.push_str(&tenant_table::tenants(summary));
+    text.push_str(&tenant_table::tenants(summary, style));
+    text.push_str(&fleet_table::machines(summary));
     if let Some(slo) = &summary.slo {
         let verdict = if slo.met { style.good("met") } else { style.bad("missed") };
         let share = slo.attainment.map_or("-".into(), |a| format!("{} %", number(a * 100.0, 4)));

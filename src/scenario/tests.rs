@@ -100,6 +100,51 @@ fn each_mistake_is_named_with_its_place_and_a_remedy() {
             "[fleet]\nrouter = \"random\"\n[fleet.prefix-aware]\ncache-threshold = 0.5\n[workload]",
             &["settings of the router prefix-aware", "s.toml:18:8", "- the router is random"],
         ),
+        (
+            "[workload]",
+            "[fleet.outages.one]\nreplica = 2\nat = \"9s\"\nduration = \"9s\"\n[workload]",
+            &["there is no such replica", "s.toml:17:11", "the fleet has 1, numbered from 0"],
+        ),
+        (
+            "[workload]",
+            "[fleet.outages.one]\nreplica = 0\nat = \"9s\"\n[workload]",
+            &["`duration` is missing in [fleet.outages.one]", "s.toml:16:16"],
+        ),
+        (
+            "[workload]",
+            "[fleet.failures]\nmtbf = \"1us\"\nmttr = \"1s\"\n[workload]",
+            &["`fleet.failures.mtbf` must be at least 1.000 ms", "s.toml:17:8"],
+        ),
+        (
+            "[workload]",
+            "[fleet.autoscaling]\ntarget = 8\n[workload]",
+            &["`max-machines` is missing in [fleet.autoscaling]", "s.toml:16:8"],
+        ),
+        (
+            "[workload]",
+            "[fleet]\nmachines = 9\nautoscaling = { target = 8, max-machines = 4 }\n[workload]",
+            &["starts outside of its own limits", "s.toml:17:12", "- 1 to 4 machines"],
+        ),
+        (
+            "[workload]",
+            "[fleet.autoscaling]\nmetric = \"kv\"\ntarget = 8\nmax-machines = 4\n[workload]",
+            &["never more than full", "s.toml:18:10", "- a share of the cache"],
+        ),
+        (
+            "[workload.lengths]",
+            "[workload.patience]\nretry-delay = \"1s\"\n[workload.lengths]",
+            &["the patience has no limit", "s.toml:22:11"],
+        ),
+        (
+            "[workload.lengths]",
+            "[workload.tenants.a]\npatience.timeout = \"0s\"\n[workload.lengths]",
+            &["the time-out must be above zero", "s.toml:23:20"],
+        ),
+        (
+            "[workload.lengths]",
+            "[workload.tenants.a]\nslo = { percentile = 90 }\n[workload.lengths]",
+            &["the SLO has no target", "s.toml:23:1"],
+        ),
         ("clients = 10", "clients = 0", &["must be at least 1", "s.toml:20:11", "zero"]),
         ("clients = 10", "clients = 1.5", &["must be a whole number", "a fraction"]),
         ("clients = 10", "clients = inf", &["must be a whole number"]),

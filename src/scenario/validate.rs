@@ -202,7 +202,7 @@ pub fn scenario(
         }
         _ => None,
     };
-    let fleet = fleet::fleet(raw.fleet, &mut context);
+    let fleet = fleet::fleet(raw.fleet, spread.1, &mut context);
     let workload = workload::workload(raw.workload, &mut context, &mut notes);
     let measure = workload::measure(raw.measure, workload.as_ref(), &mut context);
     if let (Some(workload), Some(engine)) = (&workload, &engine) {

@@ -10,7 +10,7 @@ use crate::time::{SimDuration, SimTime};
 use super::tenant::Conversation;
 use super::{Mix, Workload};
 
-/// A client that is refused does not ask again before this time: without it a client and a server
+/// A client that is turned away does not ask again before this time: without it a client and a server
 /// that refuses at once would spin at one instant.
 const REFUSED_PAUSE: SimDuration = SimDuration::from_millis(1);
 
@@ -94,7 +94,13 @@ impl Workload for ClosedLoop {
             think
         });
         let mut pause = next_turn.unwrap_or(self.think_time) + self.pause;
-        if record.outcome == Outcome::Ended(FinishReason::Refused) {
+        let turned_away = matches!(
+            record.outcome,
+            Outcome::Ended(
+                FinishReason::Refused | FinishReason::Rejected | FinishReason::Unavailable
+            )
+        );
+        if turned_away {
             pause = pause.max(REFUSED_PAUSE);
         }
         self.queue(record.ended + pause, record.client);

@@ -54,6 +54,8 @@ impl StepCost for CurvedCost {
 pub struct Digest {
     pub every_step: bool,
     pub records: Vec<RequestRecord>,
+    /// Attempts that were followed by another.
+    pub lost: Vec<RequestRecord>,
     pub gaps: BTreeMap<SimDuration, u64>,
     pub steps: u64,
     pub tokens: u64,
@@ -96,5 +98,9 @@ impl Observer for Digest {
 
     fn on_request(&mut self, record: &RequestRecord) {
         self.records.push(*record);
+    }
+
+    fn on_lost_attempt(&mut self, record: &RequestRecord) {
+        self.lost.push(*record);
     }
 }

@@ -1,21 +1,97 @@
 //! Machines behind a router, as they are written.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::engine::fleet::autoscaling::ScalingMetric;
+use crate::engine::fleet::rules::LostRequests;
 use crate::engine::router::RouterPolicy;
+use crate::time::SimDuration;
 
 /// Machines of one kind behind a router.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawFleet {
-    /// Machines as in [hardware], each with engine.replicas replicas (default 1).
+    /// Machines as in [hardware] at the start, each with engine.replicas replicas (default 1, or
+    /// autoscaling.min-machines).
     #[schemars(range(min = 1, max = 1000))]
     pub machines: Option<u32>,
     /// How requests are spread over the replicas (default least-outstanding).
     pub router: Option<RouterPolicy>,
     /// When the router prefix-aware follows the cache, and when the load.
     pub prefix_aware: Option<RawPrefixAware>,
+    /// When the router turns requests away with status 429 (default: never).
+    pub admission: Option<RawAdmission>,
+    /// What becomes of the requests of a replica that fails: fail tells the client, who may try
+    /// again; retry sends them to another replica at once (default fail).
+    pub lost_requests: Option<LostRequests>,
+    /// Failures at given times by name, as in [fleet.outages.first].
+    pub outages: BTreeMap<String, RawOutage>,
+    /// Failures at random times.
+    pub failures: Option<RawFailures>,
+    /// Machines that come and go with the load.
+    pub autoscaling: Option<RawAutoscaling>,
+}
+
+/// Limits per replica that takes requests; the fleet's sums are held against them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawAdmission {
+    /// Requests sent to a replica and not answered.
+    #[schemars(range(min = 1))]
+    pub max_outstanding: Option<u32>,
+    /// Requests that wait in a replica's queue.
+    #[schemars(range(min = 1))]
+    pub max_waiting: Option<u32>,
+}
+
+/// A replica that fails once; its requests and its cache are lost.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawOutage {
+    /// Its number, from 0; the replicas of the first machine come first.
+    pub replica: Option<u32>,
+    /// From the start of the run.
+    pub at: Option<SimDuration>,
+    /// Until it takes requests again.
+    pub duration: Option<SimDuration>,
+}
+
+/// Replicas that fail by themselves, each with random numbers of its own.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawFailures {
+    /// Mean time from coming up to failing, exponentially distributed.
+    pub mtbf: Option<SimDuration>,
+    /// Mean time from failing to coming up, exponentially distributed.
+    pub mttr: Option<SimDuration>,
+}
+
+/// The rule of the Kubernetes Horizontal Pod Autoscaler, with its defaults.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawAutoscaling {
+    /// What is compared with the target, on average over the replicas: requests outstanding or
+    /// waiting, or the share of the KV cache in use (default outstanding).
+    pub metric: Option<ScalingMetric>,
+    /// What the metric should be.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000))]
+    pub target: Option<f64>,
+    /// Never fewer machines (default 1).
+    #[schemars(range(min = 1, max = 1000))]
+    pub min_machines: Option<u32>,
+    /// Never more machines.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_machines: Option<u32>,
+    /// Between two looks at the metric (default 15s).
+    pub interval: Option<SimDuration>,
+    /// From ordering a machine to its first request; it is paid for from the order on (default
+    /// 120s).
+    pub start_up_delay: Option<SimDuration>,
+    /// How long fewer machines must have been enough before one goes (default 300s).
+    pub scale_down_delay: Option<SimDuration>,
 }
 
 /// Thresholds of the router prefix-aware, named as in SGLang's router.

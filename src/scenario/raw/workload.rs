@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::RawSlo;
 use crate::named::named_enum;
 use crate::time::SimDuration;
 use crate::trace::TimeUnit;
@@ -49,6 +50,8 @@ pub struct RawWorkload {
     pub shared_prefix: Option<RawSharedPrefix>,
     /// Conversations of several turns: each prompt is all that was said before and something new.
     pub sessions: Option<RawSessions>,
+    /// How long clients wait for an answer, and whether they try again.
+    pub patience: Option<RawPatience>,
     /// Classes of requests by name, as in [workload.tenants.chat]; what a tenant does not say of
     /// itself is as in [workload].
     pub tenants: BTreeMap<String, RawTenant>,
@@ -105,6 +108,25 @@ pub struct RawTenant {
     pub shared_prefix: Option<RawSharedPrefix>,
     /// Its conversations.
     pub sessions: Option<RawSessions>,
+    /// Its patience.
+    pub patience: Option<RawPatience>,
+    /// Its own targets (default: those of [measure.slo]).
+    pub slo: Option<RawSlo>,
+}
+
+/// Clients that give up, and those that try again after a time-out, a failure or a status of 429 or
+/// 503.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawPatience {
+    /// How long an attempt may take until its last token (default: for ever).
+    pub timeout: Option<SimDuration>,
+    /// Attempts after the first (default 0).
+    #[schemars(range(max = 1000))]
+    pub retries: Option<u32>,
+    /// Pause before the first of them; it doubles with each up to 8 s, and up to a quarter of it is
+    /// left out at random, as in OpenAI's client libraries (default 500ms).
+    pub retry_delay: Option<SimDuration>,
 }
 
 /// Clients that wait for their answer.

@@ -1,12 +1,22 @@
 //! Several machines behind a router.
 
-use super::super::raw::RawFleet;
+use super::super::raw::{RawAutoscaling, RawFailures, RawFleet, RawOutage, RawPrefixAware};
 use super::super::{ArrivalSpec, EffectiveSettings, FleetSpec, WorkloadSpec};
 use super::Context;
+use crate::engine::fleet::autoscaling::{Autoscaling, ScalingMetric};
+use crate::engine::fleet::rules::{Admission, Outage, RandomFailures};
 use crate::engine::router::{PrefixAwareSettings, RouterPolicy};
+use crate::time::SimDuration;
 
-/// `None` where the scenario has no such table.
-pub(super) fn fleet(raw: Option<RawFleet>, context: &mut Context<'_>) -> Option<FleetSpec> {
+/// Shorter than anything that machines do, and long enough for a run to come to its end.
+const SHORTEST: SimDuration = SimDuration::from_millis(1);
+
+/// `None` where the scenario has no such table; what is wrong is reported.
+pub(super) fn fleet(
+    raw: Option<RawFleet>,
+    replicas_per_machine: u32,
+    context: &mut Context<'_>,
+) -> Option<FleetSpec> {
     let raw = raw?;
     let router = raw.router.unwrap_or(RouterPolicy::LeastOutstanding);
     if raw.prefix_aware.is_some() && router != RouterPolicy::PrefixAware {
@@ -20,20 +30,141 @@ pub(super) fn fleet(raw: Option<RawFleet>, context: &mut Context<'_>) -> Option<
         let problem = context.because(problem, "fleet.router", format!("the router is {router}"));
         context.report(problem);
     }
-    let thresholds = raw.prefix_aware.unwrap_or_default();
-    let default = PrefixAwareSettings::default();
+    let autoscaling = raw.autoscaling.and_then(|rule| autoscaling(&rule, raw.machines, context));
+    let machines = raw.machines.map_or_else(
+        || autoscaling.map_or(1, |rule| rule.min_machines),
+        |machines| u16::try_from(machines).unwrap_or(u16::MAX),
+    );
+    let most = autoscaling.map_or(machines, |rule| rule.max_machines);
+    let replicas = u32::from(most) * replicas_per_machine;
+    let outages =
+        raw.outages.iter().filter_map(|(name, raw)| outage(name, raw, replicas, context)).collect();
     Some(FleetSpec {
-        machines: raw.machines.unwrap_or(1),
+        machines,
         router,
-        prefix_aware: PrefixAwareSettings {
-            cache_threshold: thresholds.cache_threshold.unwrap_or(default.cache_threshold),
-            balance_abs_threshold: thresholds
-                .balance_abs_threshold
-                .unwrap_or(default.balance_abs_threshold),
-            balance_rel_threshold: thresholds
-                .balance_rel_threshold
-                .unwrap_or(default.balance_rel_threshold),
-        },
+        prefix_aware: thresholds(raw.prefix_aware.unwrap_or_default()),
+        admission: raw.admission.map_or_else(Admission::default, |raw| Admission {
+            max_outstanding: raw.max_outstanding,
+            max_waiting: raw.max_waiting,
+        }),
+        lost_requests: raw.lost_requests.unwrap_or_default(),
+        outages,
+        failures: raw.failures.and_then(|raw| failures(raw, context)),
+        autoscaling,
+    })
+}
+
+fn thresholds(raw: RawPrefixAware) -> PrefixAwareSettings {
+    let default = PrefixAwareSettings::default();
+    PrefixAwareSettings {
+        cache_threshold: raw.cache_threshold.unwrap_or(default.cache_threshold),
+        balance_abs_threshold: raw.balance_abs_threshold.unwrap_or(default.balance_abs_threshold),
+        balance_rel_threshold: raw.balance_rel_threshold.unwrap_or(default.balance_rel_threshold),
+    }
+}
+
+/// The value of a required duration that is long enough.
+fn long_enough(
+    value: Option<SimDuration>,
+    path: &str,
+    help: &str,
+    context: &mut Context<'_>,
+) -> Option<SimDuration> {
+    let value = context.need(value, path, help)?;
+    if value >= SHORTEST {
+        return Some(value);
+    }
+    let problem = context
+        .problem_at(path, format!("`{path}` must be at least {SHORTEST}"), "too short")
+        .help(help);
+    context.report(problem);
+    None
+}
+
+fn outage(name: &str, raw: &RawOutage, replicas: u32, context: &mut Context<'_>) -> Option<Outage> {
+    let at = format!("fleet.outages.{name}");
+    let key = format!("{at}.replica");
+    let replica = context.need(raw.replica, &key, "say which one, as in replica = 0");
+    let start = context.need(raw.at, &format!("{at}.at"), "say when, as in at = \"60s\"");
+    let help = "say for how long, as in duration = \"30s\"";
+    let duration = long_enough(raw.duration, &format!("{at}.duration"), help, context);
+    if let Some(replica) = replica
+        && replica >= replicas
+    {
+        let problem = context
+            .problem_at(&key, "there is no such replica", format!("not below {replicas}"))
+            .note(format!("the fleet has {replicas}, numbered from 0"))
+            .help("name one of them, or add machines");
+        context.report(problem);
+        return None;
+    }
+    Some(Outage { replica: replica? as u16, at: start?, duration: duration? })
+}
+
+fn failures(raw: RawFailures, context: &mut Context<'_>) -> Option<RandomFailures> {
+    let mtbf = "say how long replicas last on average, as in mtbf = \"12h\"";
+    let mtbf = long_enough(raw.mtbf, "fleet.failures.mtbf", mtbf, context);
+    let mttr = "say how long a failure lasts on average, as in mttr = \"2min\"";
+    let mttr = long_enough(raw.mttr, "fleet.failures.mttr", mttr, context);
+    Some(RandomFailures { mtbf: mtbf?, mttr: mttr? })
+}
+
+fn autoscaling(
+    raw: &RawAutoscaling,
+    machines: Option<u32>,
+    context: &mut Context<'_>,
+) -> Option<Autoscaling> {
+    const TARGET: &str = "fleet.autoscaling.target";
+    const MOST: &str = "fleet.autoscaling.max-machines";
+    const LEAST: &str = "fleet.autoscaling.min-machines";
+    let metric = raw.metric.unwrap_or(ScalingMetric::Outstanding);
+    let target =
+        context.need(raw.target, TARGET, "say what the metric should be, as in target = 16");
+    let most = context.need(raw.max_machines, MOST, "say how many may run, as in max-machines = 8");
+    let interval = raw.interval.unwrap_or(SimDuration::from_secs(15));
+    let help = "write a duration such as \"15s\"";
+    let interval = long_enough(Some(interval), "fleet.autoscaling.interval", help, context);
+    let (target, most) = (target?, most?);
+    if metric == ScalingMetric::Kv && target > 1.0 {
+        let problem = context
+            .problem_at(TARGET, "a KV cache is never more than full", "a share, at most 1")
+            .help("write it as a share, as in target = 0.7");
+        let problem = context.because(problem, "fleet.autoscaling.metric", "a share of the cache");
+        context.report(problem);
+        return None;
+    }
+    let least = raw.min_machines.unwrap_or(1);
+    if least > most {
+        let problem = context
+            .problem_at(LEAST, "the least is more than the most", "more than max-machines")
+            .help("lower it, or raise max-machines");
+        let problem = context.because(problem, MOST, "the most");
+        context.report(problem);
+        return None;
+    }
+    if let Some(machines) = machines
+        && !(least..=most).contains(&machines)
+    {
+        let problem = context
+            .problem_at(
+                "fleet.machines",
+                "the fleet starts outside of its own limits",
+                format!("not within {least} to {most}"),
+            )
+            .help("leave machines out, or move the limits");
+        let problem = context.because(problem, MOST, format!("{least} to {most} machines"));
+        context.report(problem);
+        return None;
+    }
+    Some(Autoscaling {
+        metric,
+        target,
+        // The schema bounds both.
+        min_machines: least as u16,
+        max_machines: most as u16,
+        interval: interval?,
+        start_up_delay: raw.start_up_delay.unwrap_or(SimDuration::from_secs(120)),
+        scale_down_delay: raw.scale_down_delay.unwrap_or(SimDuration::from_secs(300)),
     })
 }
 

@@ -5,7 +5,7 @@ mod lengths;
 mod tenants;
 mod trace;
 
-use super::super::raw::{RawMeasure, RawWorkload};
+use super::super::raw::{RawMeasure, RawSlo, RawWorkload};
 use super::super::settings::SchedulingPolicy;
 use super::super::{ArrivalSpec, EffectiveSettings, MeasureSpec, SloSpec, WorkloadSpec};
 use super::Context;
@@ -70,6 +70,7 @@ pub(super) fn workload(
         lengths: asked.lengths,
         shared_prefix: asked.shared_prefix,
         sessions: asked.sessions,
+        patience: asked.patience,
         tenants: asked.tenants,
         duration,
         num_requests,
@@ -146,25 +147,22 @@ pub(super) fn measure(
             context.because(problem, "workload.duration", format!("the run lasts {duration}"));
         context.report(problem);
     }
-    let slo = match raw.slo {
-        None => None,
-        Some(slo) => {
-            if slo.ttft.is_none() && slo.tpot.is_none() && slo.e2el.is_none() {
-                if !context.taken.covers("measure.slo") {
-                    let problem = context
-                        .pointing(
-                            context.key_span("measure.slo"),
-                            "the SLO has no target",
-                            "nothing to meet",
-                        )
-                        .help("set at least one of ttft, tpot, e2el, as in ttft = \"2s\"");
-                    context.report(problem);
-                }
-                return None;
-            }
-            let percentile = slo.percentile.unwrap_or(99.0);
-            Some(SloSpec { ttft: slo.ttft, tpot: slo.tpot, e2el: slo.e2el, percentile })
-        }
-    };
+    let slo = slo("measure.slo", raw.slo.as_ref(), context)?;
     Some(MeasureSpec { warm_up, convention, slo, seeds: raw.seeds.unwrap_or(1) })
+}
+
+/// `None` if something is wrong, `Some(None)` if there is no such table.
+fn slo(at: &str, raw: Option<&RawSlo>, context: &mut Context<'_>) -> Option<Option<SloSpec>> {
+    let Some(slo) = raw else { return Some(None) };
+    if slo.ttft.is_none() && slo.tpot.is_none() && slo.e2el.is_none() {
+        if !context.taken.covers(at) {
+            let problem = context
+                .pointing(context.key_span(at), "the SLO has no target", "nothing to meet")
+                .help("set at least one of ttft, tpot, e2el, as in ttft = \"2s\"");
+            context.report(problem);
+        }
+        return None;
+    }
+    let percentile = slo.percentile.unwrap_or(99.0);
+    Some(Some(SloSpec { ttft: slo.ttft, tpot: slo.tpot, e2el: slo.e2el, percentile }))
 }

@@ -73,6 +73,7 @@ fn drive(workload: &mut dyn Workload, service: impl Fn(&RequestSpec) -> SimDurat
                     output_tokens: spec.max_output_tokens,
                     cached_tokens: 0,
                     preemptions: 0,
+                    retries: 0,
                     outcome: Outcome::Ended(FinishReason::Length),
                 });
             }
@@ -238,6 +239,7 @@ fn who_is_not_answered_asks_no_more() {
         output_tokens: 0,
         cached_tokens: 0,
         preemptions: 0,
+        retries: 0,
         outcome: Outcome::Ended(FinishReason::Refused),
     };
     let mut conversation = rest.unwrap();

@@ -1,9 +1,12 @@
 //! What is asked, and by whom: tenants, shared beginnings, conversations.
 
-use super::super::super::raw::{RawSessions, RawSharedPrefix, RawWorkload, ThinkTimes, Tokens};
+use super::super::super::raw::{
+    RawPatience, RawSessions, RawSharedPrefix, RawWorkload, ThinkTimes, Tokens,
+};
 use super::super::super::{LengthSpec, TenantSpec};
 use super::super::Context;
 use super::lengths::lengths;
+use crate::engine::fleet::rules::Patience;
 use crate::time::SimDuration;
 use crate::workload::{Sessions, SharedPrefix, Turns};
 
@@ -13,6 +16,7 @@ pub(super) struct Asked {
     pub(super) lengths: Option<LengthSpec>,
     pub(super) shared_prefix: Option<SharedPrefix>,
     pub(super) sessions: Option<Sessions>,
+    pub(super) patience: Option<Patience>,
     pub(super) tenants: Vec<TenantSpec>,
 }
 
@@ -38,6 +42,7 @@ pub(super) fn asked(
     };
     let all_prefix = shared_prefix("workload.shared-prefix", raw.shared_prefix, context);
     let all_sessions = sessions("workload.sessions", raw.sessions, context);
+    let all_patience = patience("workload.patience", raw.patience, context);
     let mut sound = of_all.as_ref().is_none_or(Option::is_some);
     let of_all = of_all.flatten();
 
@@ -77,7 +82,13 @@ pub(super) fn asked(
             None => all_sessions,
             own => self::sessions(&format!("{at}.sessions"), own, context),
         };
-        let (Some(lengths), Some(shared_prefix), Some(sessions)) = (own_lengths, prefix, sessions)
+        let patience = match tenant.patience {
+            None => all_patience,
+            own => self::patience(&format!("{at}.patience"), own, context),
+        };
+        let slo = super::slo(&format!("{at}.slo"), tenant.slo.as_ref(), context);
+        let (Some(lengths), Some(shared_prefix), Some(sessions), Some(patience), Some(slo)) =
+            (own_lengths, prefix, sessions, patience, slo)
         else {
             sound = false;
             continue;
@@ -89,11 +100,13 @@ pub(super) fn asked(
             lengths,
             shared_prefix,
             sessions,
+            patience,
+            slo,
         });
     }
-    let (shared_prefix, sessions) = (all_prefix?, all_sessions?);
+    let (shared_prefix, sessions, patience) = (all_prefix?, all_sessions?, all_patience?);
     // A tenant's fault was reported with the tenant's own keys, or taken out before.
-    sound.then_some(Asked { lengths: of_all, shared_prefix, sessions, tenants })
+    sound.then_some(Asked { lengths: of_all, shared_prefix, sessions, patience, tenants })
 }
 
 /// `None` if something is wrong, `Some(None)` if there is no such table.
@@ -142,4 +155,35 @@ fn sessions(
     let think_time = raw.think_time.unwrap_or(SimDuration::ZERO);
     let exponential = raw.think_time_distribution == Some(ThinkTimes::Exponential);
     Some(Some(Sessions { turns, think_time, exponential }))
+}
+
+/// The same for how long clients wait.
+fn patience(
+    at: &str,
+    raw: Option<RawPatience>,
+    context: &mut Context<'_>,
+) -> Option<Option<Patience>> {
+    let Some(raw) = raw else { return Some(None) };
+    let timeout = format!("{at}.timeout");
+    if raw.timeout == Some(SimDuration::ZERO) {
+        let problem = context
+            .problem_at(&timeout, "the time-out must be above zero", "no time at all")
+            .help("write a duration such as \"30s\"");
+        context.report(problem);
+        return None;
+    }
+    if raw.timeout.is_none() && raw.retries.is_none() {
+        if !context.taken.covers(at) {
+            let problem = context
+                .pointing(context.key_span(at), "the patience has no limit", "nothing to do")
+                .help("set timeout, as in timeout = \"30s\", or retries, or both");
+            context.report(problem);
+        }
+        return None;
+    }
+    Some(Some(Patience {
+        timeout: raw.timeout,
+        retries: raw.retries.unwrap_or(0),
+        retry_delay: raw.retry_delay.unwrap_or(SimDuration::from_millis(500)),
+    }))
 }
