@@ -451,12 +451,18 @@ fn traces_that_make_no_sense_are_refused_with_the_reason() {
 
 #[test]
 fn a_hole_in_a_trace_is_a_remark() {
-    let rows: String =
-        (0..300u32).map(|i| format!("{},5,5\n", i + 1000 * u32::from(i > 200))).collect();
-    let trace = format!("arrival_s,input_tokens,output_tokens\n{rows}");
-    let notes = traced(&trace, "").unwrap().notes;
-    assert!(
-        notes.iter().any(|note| note.contains("has a hole: no request for 1001.000 s")),
-        "{notes:?}"
-    );
+    let notes = |requests: u32, hole: u32| {
+        let at = |i: u32| i + hole * u32::from(i >= requests / 2);
+        let rows: String = (0..requests).map(|i| format!("{},5,5\n", at(i))).collect();
+        traced(&format!("arrival_s,input_tokens,output_tokens\n{rows}"), "").unwrap().notes
+    };
+    for requests in [30, 300] {
+        let notes = notes(requests, 1000);
+        let hole = "has a hole: no request for 1001.000 s";
+        assert!(notes.iter().any(|note| note.contains(hole)), "{requests}: {notes:?}");
+    }
+    // Longer than the others, and no recorder that stopped.
+    for (requests, gap) in [(2, 3600), (300, 60)] {
+        assert!(!notes(requests, gap).iter().any(|note| note.contains("hole")), "{requests} {gap}");
+    }
 }

@@ -231,12 +231,16 @@ fn remarks(file: &str, scan: &Scan, span: SimDuration, notes: &mut Vec<String>) 
             scan.rows + scan.skipped
         ));
     }
-    // A gap is a hole where it is a hundred mean gaps long, a minute at least and a tenth of it all:
-    // a recorder that stopped, rather than a quiet moment.
+    // A gap is a hole where it is as long as a hundred of the others, a minute at least and a
+    // tenth of it all: a recorder that stopped, rather than a quiet moment.
+    let others = |hole: SimDuration| {
+        span.saturating_sub(hole).as_secs_f64() / scan.window_rows.saturating_sub(2) as f64
+    };
     if let Some(hole) = scan.hole
+        && scan.window_rows >= 10
         && hole.length >= SimDuration::from_secs(60)
         && hole.length.as_secs_f64() * 10.0 >= span.as_secs_f64()
-        && hole.length.as_secs_f64() * scan.window_rows as f64 >= 100.0 * span.as_secs_f64()
+        && hole.length.as_secs_f64() >= 100.0 * others(hole.length)
     {
         notes.push(format!(
             "{file} has a hole: no request for {} from {} on",
