@@ -221,7 +221,10 @@ impl<'a> Deployment<'a> {
         observer: O,
         step_by_step: bool,
     ) -> Simulated<O> {
-        self.serve_from(workload, self.scenario.workload.seed, observer, step_by_step)
+        // The scenario's workload does not tell whether these requests share their prompts.
+        let engine = self.engine.clone().with_shared_prompts();
+        let deployment = Self { engine, ..self.clone() };
+        deployment.serve_from(workload, self.scenario.workload.seed, observer, step_by_step)
     }
 
     fn serve_from<O: Observer>(

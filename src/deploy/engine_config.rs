@@ -132,6 +132,15 @@ impl EngineConfig {
         })
     }
 
+    /// For requests that may have prefixes in common whatever the scenario's own have.
+    #[must_use]
+    pub(super) fn with_shared_prompts(mut self) -> Self {
+        if let Self::VllmV1(config) = &mut self {
+            config.prompts_share = true;
+        }
+        self
+    }
+
     /// A fresh scheduler with these settings.
     pub fn scheduler(&self) -> Box<dyn Scheduler> {
         match self.clone() {
