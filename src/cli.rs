@@ -112,7 +112,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
         Command::Compare(args) => compare::run(args, registry),
         Command::Validate(args) => validate::run(args, registry),
         Command::Accuracy(args) => accuracy::run(args),
-        Command::Calibrate(args) => calibrate::run(args),
+        Command::Calibrate(args) => calibrate::run(args, registry),
         Command::Conformance(args) => conformance::run(args),
         Command::Record(args) => record::run(args, registry),
         Command::List(args) => list::run(args, registry),

@@ -57,13 +57,7 @@ pub struct Deployment<'a> {
 impl<'a> Deployment<'a> {
     /// Looks the scenario's profiles up and puts it together.
     pub fn new(scenario: &'a Scenario) -> Result<Self, DeployError> {
-        let profiles = Profiles::look_up(
-            &scenario.hardware.instance,
-            scenario.engine.name.base(),
-            environment(scenario),
-        )
-        .map_err(CostError::from)?;
-        Self::with_profiles(scenario, profiles)
+        Self::with_profiles(scenario, profiles(scenario)?)
     }
 
     /// The same with profiles of one's own; a fit tries many.
@@ -316,10 +310,15 @@ pub fn requests_without_answers(scenario: &Scenario, seed: u64) -> Option<Box<dy
     (!waits).then(|| requests(scenario, SimDuration::ZERO, seed))
 }
 
-/// The environment that the scenario names, if it names one.
-fn environment(scenario: &Scenario) -> Option<&str> {
-    let name = scenario.hardware.deployment.as_str();
-    (name != "auto").then_some(name)
+/// The profiles that price a scenario's steps: its own file's, else those of the environment that
+/// it names.
+pub fn profiles(scenario: &Scenario) -> Result<Profiles, CostError> {
+    let hardware = &scenario.hardware;
+    let (instance, name) = (&hardware.instance, hardware.deployment.as_str());
+    Ok(match &hardware.profile {
+        Some(own) => Profiles::with_deployment(instance, (**own).clone(), name)?,
+        None => Profiles::look_up(instance, scenario.engine.name.base(), Some(name))?,
+    })
 }
 
 /// The memory plan of a scenario, whether or not it fits.

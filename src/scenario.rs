@@ -31,6 +31,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 use serde::ser::SerializeMap;
 
+use crate::cost::profile::DeploymentProfile;
 use crate::engine::fleet::rules::Patience;
 use crate::hardware::{Gpu, InstanceType, Price};
 use crate::metrics::Convention;
@@ -80,8 +81,11 @@ pub struct HardwareSpec {
     pub instance: InstanceType,
     /// `None` for a machine of one's own without a price.
     pub price: Option<PriceSpec>,
-    /// The environment whose measured profile applies, or `auto`.
+    /// The environment whose measured profile applies, `auto`, or the file of `profile`.
     pub deployment: String,
+    /// A deployment profile of the scenario's own.
+    #[serde(skip)]
+    pub profile: Option<Arc<DeploymentProfile>>,
 }
 
 impl HardwareSpec {
@@ -160,6 +164,18 @@ pub struct WorkloadSpec {
 }
 
 impl WorkloadSpec {
+    /// Whether runs with different seeds may differ.
+    pub fn is_random(&self) -> bool {
+        match (&self.arrivals, &self.lengths) {
+            (ArrivalSpec::Trace(_), _) => false,
+            (ArrivalSpec::ClosedLoop { .. }, Some(lengths)) if self.tenants.is_empty() => {
+                let one = matches!(&lengths.source, LengthSource::Pairs { pairs, .. } if pairs.len() == 1);
+                !one || self.sessions.is_some()
+            }
+            _ => true,
+        }
+    }
+
     /// Names of the tenants by the number that requests carry; none where there are no tenants.
     pub fn tenant_names(&self) -> Vec<String> {
         if let ArrivalSpec::Trace(trace) = &self.arrivals {

@@ -288,6 +288,15 @@ pub(crate) fn parse_quantity(
     Ok(base)
 }
 
+/// `value` with so many significant digits.
+pub fn rounded(value: f64, digits: i32) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let scale = 10f64.powi(digits - 1 - value.abs().log10().floor() as i32);
+    (value * scale).round() / scale
+}
+
 macro_rules! quantity_from_str {
     ($type:ident, $what:literal, $examples:literal, [$(($unit:literal, $factor:expr)),* $(,)?], $make:expr) => {
         impl std::str::FromStr for $type {
@@ -362,7 +371,7 @@ macro_rules! quantity_serde {
 
 quantity_serde!(
     Bytes => |b| format!("{} B", b.get()),
-    Bandwidth => |b| format!("{} GB/s", b.as_gb_per_s()),
+    Bandwidth => |b| format!("{} GB/s", rounded(b.as_gb_per_s(), 12)),
     FlopRate => |r| format!("{} TFLOP/s", r.as_tflops()),
     UsdPerHour => |p| p.to_string(),
     SimDuration => exact_duration,

@@ -4,6 +4,7 @@
 //! have been without them.
 
 mod claims;
+mod fits;
 mod gke;
 mod published;
 mod redhat;
@@ -12,6 +13,7 @@ mod serving;
 
 use serde::Serialize;
 
+use crate::calibrate::deployment::FitError;
 use crate::cost::calibrated::CostError;
 use crate::cost::trust::Trust;
 use crate::deploy::DeployError;
@@ -114,6 +116,8 @@ pub struct Constant {
     /// The guess before any row was seen, and its spread as a factor.
     pub prior: f64,
     pub prior_factor: f64,
+    /// The spread that is left.
+    pub posterior_factor: f64,
     /// What stands in the committed profile.
     pub committed: f64,
     /// Change of each row's throughput in per cent for a change of the constant by one per cent.
@@ -151,6 +155,8 @@ pub enum ValidateError {
     Deploy { name: String, source: DeployError },
     #[error(transparent)]
     Cost(#[from] CostError),
+    #[error(transparent)]
+    Fit(#[from] FitError),
     #[error("{path}: {why}")]
     Shared { path: String, why: String },
 }

@@ -23,11 +23,12 @@ pub struct Fit {
     pub values: Vec<f64>,
     /// Log ratio predicted / measured of each row, at `values`.
     pub residuals: Vec<f64>,
-    /// `sensitivity[row][parameter]`: relative change of the row's prediction for a relative change
-    /// of the parameter (an elasticity), at `values`.
-    pub sensitivity: Vec<Vec<f64>>,
     pub iterations: usize,
 }
+
+/// `slope[row][parameter]`: relative change of the row's prediction for a relative change of the
+/// parameter (an elasticity).
+pub type Slope = Vec<Vec<f64>>;
 
 /// Relative step of the forward differences.
 const STEP: f64 = 0.02;
@@ -39,66 +40,19 @@ const TOLERANCE: f64 = 1e-3;
 /// Minimises the sum of squared residuals over `spread_of_data` squared plus the priors' squared
 /// distances. `residuals` maps values to the log ratios of all rows.
 ///
-/// With no parameters it only evaluates the rows.
+/// With no parameters it only evaluates the rows. The rows' slope at the end is [`slope`]'s to tell.
 pub fn least_squares(
     parameters: &[Parameter],
     spread_of_data: f64,
     residuals: impl Fn(&[f64]) -> Vec<f64>,
 ) -> Fit {
-    let to_values = |logs: &[f64]| logs.iter().map(|l| l.exp()).collect::<Vec<f64>>();
-    let clamp = |logs: &mut [f64]| {
-        for (log, p) in logs.iter_mut().zip(parameters) {
-            *log = log.clamp(p.bounds.0.ln(), p.bounds.1.ln());
-        }
-    };
-    let objective = |logs: &[f64], rows: &[f64]| {
-        let data: f64 = rows.iter().map(|r| (r / spread_of_data).powi(2)).sum();
-        let prior: f64 = logs
-            .iter()
-            .zip(parameters)
-            .map(|(log, p)| ((log - p.guess.ln()) / p.spread).powi(2))
-            .sum();
-        data + prior
-    };
-    let jacobian = |logs: &[f64], rows: &[f64]| -> Vec<Vec<f64>> {
-        let mut columns = Vec::new();
-        for i in 0..logs.len() {
-            let mut moved = logs.to_vec();
-            // Step inwards at a bound, so that the derivative is taken where the model is asked.
-            let upper = parameters[i].bounds.1.ln();
-            let step = if moved[i] + STEP > upper { -STEP } else { STEP };
-            moved[i] += step;
-            let there = residuals(&to_values(&moved));
-            columns.push(there.iter().zip(rows).map(|(a, b)| (a - b) / step).collect::<Vec<_>>());
-        }
-        (0..rows.len()).map(|row| columns.iter().map(|c| c[row]).collect()).collect()
-    };
-
-    let mut logs: Vec<f64> = parameters.iter().map(|p| p.start.ln()).collect();
-    clamp(&mut logs);
-    let mut rows = residuals(&to_values(&logs));
-    let mut best = objective(&logs, &rows);
+    let mut search = Search::new(parameters, spread_of_data, &residuals);
     let mut damping = 1e-3;
     let mut iterations = 0;
     while iterations < MAX_ITERATIONS && !parameters.is_empty() {
         iterations += 1;
-        let slope = jacobian(&logs, &rows);
-        let n = parameters.len();
-        let mut normal = vec![vec![0.0; n]; n];
-        let mut gradient = vec![0.0; n];
-        for (row, residual) in slope.iter().zip(&rows) {
-            for i in 0..n {
-                gradient[i] += row[i] * residual / spread_of_data.powi(2);
-                for j in 0..n {
-                    normal[i][j] += row[i] * row[j] / spread_of_data.powi(2);
-                }
-            }
-        }
-        for (i, p) in parameters.iter().enumerate() {
-            let weight = p.spread.powi(-2);
-            normal[i][i] += weight;
-            gradient[i] += (logs[i] - p.guess.ln()) * weight;
-        }
+        let slope = slope_at(parameters, &search.logs, &search.rows, &residuals);
+        let (normal, gradient) = search.normal_equations(&slope);
         let mut moved = 0.0;
         // Raise the damping until a step improves the fit.
         for _ in 0..8 {
@@ -107,13 +61,8 @@ pub fn least_squares(
                 row[i] *= 1.0 + damping;
             }
             let Some(step) = solve(damped, &gradient) else { break };
-            let mut candidate: Vec<f64> = logs.iter().zip(&step).map(|(l, s)| l - s).collect();
-            clamp(&mut candidate);
-            let there = residuals(&to_values(&candidate));
-            let value = objective(&candidate, &there);
-            if value < best {
-                moved = logs.iter().zip(&candidate).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                (logs, rows, best) = (candidate, there, value);
+            if let Some(way) = search.try_step(&step) {
+                moved = way;
                 damping = (damping * 0.3).max(1e-9);
                 break;
             }
@@ -123,8 +72,179 @@ pub fn least_squares(
             break;
         }
     }
-    let sensitivity = jacobian(&logs, &rows);
-    Fit { values: to_values(&logs), residuals: rows, sensitivity, iterations }
+    search.finish(iterations)
+}
+
+/// The same from a nearby optimum whose slope is known, as that of the fit to one row more. The
+/// slope is not taken anew but corrected by what each step shows of it (Broyden), so that a step
+/// costs one evaluation in place of one for each parameter.
+pub fn least_squares_near(
+    parameters: &[Parameter],
+    spread_of_data: f64,
+    slope: Slope,
+    residuals: impl Fn(&[f64]) -> Vec<f64>,
+) -> Fit {
+    let mut slope = slope;
+    let mut search = Search::new(parameters, spread_of_data, &residuals);
+    let mut iterations = 0;
+    while iterations < MAX_ITERATIONS && !parameters.is_empty() {
+        iterations += 1;
+        let (normal, gradient) = search.normal_equations(&slope);
+        let Some(mut step) = solve(normal, &gradient) else { break };
+        let (logs, rows) = (search.logs.clone(), search.rows.clone());
+        let mut moved = None;
+        for _ in 0..4 {
+            moved = search.try_step(&step);
+            if moved.is_some() {
+                break;
+            }
+            step.iter_mut().for_each(|s| *s *= 0.5);
+        }
+        if moved.is_none_or(|moved| moved < TOLERANCE) {
+            break;
+        }
+        let way: Vec<f64> = search.logs.iter().zip(&logs).map(|(new, old)| new - old).collect();
+        let length: f64 = way.iter().map(|w| w * w).sum();
+        for ((row, new), old) in slope.iter_mut().zip(&search.rows).zip(&rows) {
+            let promised: f64 = row.iter().zip(&way).map(|(slope, way)| slope * way).sum();
+            let missed = (new - old - promised) / length;
+            row.iter_mut().zip(&way).for_each(|(slope, way)| *slope += missed * way);
+        }
+    }
+    search.finish(iterations)
+}
+
+/// The slope at the values of a fit.
+pub fn slope(parameters: &[Parameter], fit: &Fit, residuals: impl Fn(&[f64]) -> Vec<f64>) -> Slope {
+    let logs: Vec<f64> = fit.values.iter().map(|value| value.ln()).collect();
+    slope_at(parameters, &logs, &fit.residuals, &residuals)
+}
+
+/// What rows and priors together say of the parameters, as if the model were linear in their
+/// logarithms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Posterior {
+    /// Standard deviation of each, in natural-log units.
+    pub spread: Vec<f64>,
+    /// Between each two; 1 on the diagonal.
+    pub correlation: Vec<Vec<f64>>,
+}
+
+/// `None` where rows and priors leave some combination of parameters open.
+pub fn posterior(
+    parameters: &[Parameter],
+    spread_of_data: f64,
+    slope: &Slope,
+) -> Option<Posterior> {
+    let n = parameters.len();
+    let normal = information(parameters, spread_of_data, slope);
+    let unit = |i: usize| (0..n).map(|j| f64::from(u8::from(i == j))).collect::<Vec<_>>();
+    let covariance: Vec<Vec<f64>> =
+        (0..n).map(|i| solve(normal.clone(), &unit(i))).collect::<Option<_>>()?;
+    let spread: Vec<f64> = (0..n).map(|i| covariance[i][i].max(0.0).sqrt()).collect();
+    let correlation = (0..n)
+        .map(|i| (0..n).map(|j| covariance[i][j] / (spread[i] * spread[j])).collect())
+        .collect();
+    Some(Posterior { spread, correlation })
+}
+
+/// The matrix of the normal equations: inverse covariance of the parameters' logarithms.
+fn information(parameters: &[Parameter], spread_of_data: f64, slope: &Slope) -> Vec<Vec<f64>> {
+    let n = parameters.len();
+    let mut normal = vec![vec![0.0; n]; n];
+    for row in slope {
+        for i in 0..n {
+            for j in 0..n {
+                normal[i][j] += row[i] * row[j] / spread_of_data.powi(2);
+            }
+        }
+    }
+    for (i, p) in parameters.iter().enumerate() {
+        normal[i][i] += p.spread.powi(-2);
+    }
+    normal
+}
+
+fn slope_at(
+    parameters: &[Parameter],
+    logs: &[f64],
+    rows: &[f64],
+    residuals: &impl Fn(&[f64]) -> Vec<f64>,
+) -> Slope {
+    let mut columns = Vec::new();
+    for (i, parameter) in parameters.iter().enumerate() {
+        let mut moved = logs.to_vec();
+        // Step inwards at a bound, so that the derivative is taken where the model is asked.
+        let step = if moved[i] + STEP > parameter.bounds.1.ln() { -STEP } else { STEP };
+        moved[i] += step;
+        let there = residuals(&values_of(&moved));
+        columns.push(there.iter().zip(rows).map(|(a, b)| (a - b) / step).collect::<Vec<_>>());
+    }
+    (0..rows.len()).map(|row| columns.iter().map(|c| c[row]).collect()).collect()
+}
+
+fn values_of(logs: &[f64]) -> Vec<f64> {
+    logs.iter().map(|log| log.exp()).collect()
+}
+
+/// Where a search stands.
+struct Search<'a, R> {
+    parameters: &'a [Parameter],
+    spread_of_data: f64,
+    residuals: &'a R,
+    logs: Vec<f64>,
+    rows: Vec<f64>,
+    best: f64,
+}
+
+impl<'a, R: Fn(&[f64]) -> Vec<f64>> Search<'a, R> {
+    fn new(parameters: &'a [Parameter], spread_of_data: f64, residuals: &'a R) -> Self {
+        let logs = parameters.iter().map(|p| p.start.clamp(p.bounds.0, p.bounds.1).ln()).collect();
+        let mut search =
+            Self { parameters, spread_of_data, residuals, logs, rows: Vec::new(), best: 0.0 };
+        search.rows = residuals(&values_of(&search.logs));
+        search.best = search.objective(&search.logs, &search.rows);
+        search
+    }
+
+    fn objective(&self, logs: &[f64], rows: &[f64]) -> f64 {
+        let data: f64 = rows.iter().map(|r| (r / self.spread_of_data).powi(2)).sum();
+        let from_prior = |(log, p): (&f64, &Parameter)| ((log - p.guess.ln()) / p.spread).powi(2);
+        data + logs.iter().zip(self.parameters).map(from_prior).sum::<f64>()
+    }
+
+    /// Matrix and right side of the step to the optimum of the linear model.
+    fn normal_equations(&self, slope: &Slope) -> (Vec<Vec<f64>>, Vec<f64>) {
+        let normal = information(self.parameters, self.spread_of_data, slope);
+        let gradient = self.parameters.iter().zip(&self.logs).enumerate().map(|(i, (p, log))| {
+            let data: f64 = slope.iter().zip(&self.rows).map(|(row, r)| row[i] * r).sum();
+            data / self.spread_of_data.powi(2) + (log - p.guess.ln()) * p.spread.powi(-2)
+        });
+        let gradient = gradient.collect();
+        (normal, gradient)
+    }
+
+    /// Goes the step, held to the bounds, if that improves the fit; says by how much the logarithm
+    /// that moved most has moved.
+    fn try_step(&mut self, step: &[f64]) -> Option<f64> {
+        let bounded = |((log, step), p): ((&f64, &f64), &Parameter)| {
+            (log - step).clamp(p.bounds.0.ln(), p.bounds.1.ln())
+        };
+        let there: Vec<f64> =
+            self.logs.iter().zip(step).zip(self.parameters).map(bounded).collect();
+        let rows = (self.residuals)(&values_of(&there));
+        let value = self.objective(&there, &rows);
+        if value >= self.best || value.is_nan() {
+            return None;
+        }
+        let moved = self.logs.iter().zip(&there).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        (self.logs, self.rows, self.best) = (there, rows, value);
+        Some(moved)
+    }
+
+    fn finish(self, iterations: usize) -> Fit {
+        Fit { values: values_of(&self.logs), residuals: self.rows, iterations }
+    }
 }
 
 /// Solves `matrix * x = rhs` by elimination with partial pivoting; `None` if it is singular.
@@ -188,7 +308,45 @@ mod tests {
                 line(&[v[0], 0.5])
             });
         assert!((fit.values[1] - 7.0).abs() < 1e-6, "{fit:?}");
-        assert!(fit.sensitivity.iter().all(|row| row[1] == 0.0));
+    }
+
+    #[test]
+    fn the_slope_of_rows_makes_a_prior_narrower_and_nothing_else_does() {
+        let parameters = [parameter("a", 1.0, 0.5), parameter("idle", 7.0, 0.5)];
+        let model = |v: &[f64]| line(&[v[0], 0.5]);
+        let fit = least_squares(&parameters, 0.05, model);
+        let slope = slope(&parameters, &fit, model);
+        assert!(slope.iter().all(|row| row[0] > 0.0 && row[1] == 0.0), "{slope:?}");
+        let told = posterior(&parameters, 0.05, &slope).unwrap();
+        // Four rows, the last three of a slope near one: 5 % / sqrt(3.3) at best.
+        assert!((0.02..0.04).contains(&told.spread[0]), "{told:?}");
+        assert!((told.spread[1] - 0.5).abs() < 1e-12, "{told:?}");
+        assert!(told.correlation[0][1].abs() < 1e-12, "{told:?}");
+        let free = [parameter("idle", 7.0, f64::INFINITY)];
+        assert_eq!(posterior(&free, 0.05, &vec![vec![0.0]]), None);
+    }
+
+    #[test]
+    fn a_fit_to_fewer_rows_is_found_from_that_to_all_with_its_slope() {
+        let parameters = [parameter("a", 1.0, 0.5), parameter("b", 2.0, 0.5)];
+        // A row that the model cannot meet, so that the two optima differ.
+        let rows = |v: &[f64]| {
+            let mut rows = line(v);
+            rows[3] += 0.1;
+            rows
+        };
+        let all = least_squares(&parameters, 0.05, rows);
+        let mut slope = slope(&parameters, &all, rows);
+        slope.remove(0);
+        let without_first = |v: &[f64]| rows(v)[1..].to_vec();
+        let mut near = parameters.clone();
+        near.iter_mut().zip(&all.values).for_each(|(p, value)| p.start = *value);
+        let quick = least_squares_near(&near, 0.05, slope, without_first);
+        let full = least_squares(&parameters, 0.05, without_first);
+        for (quick, full) in quick.values.iter().zip(&full.values) {
+            assert!((quick / full - 1.0).abs() < 0.01, "{quick} {full}");
+        }
+        assert!((full.values[0] / all.values[0] - 1.0).abs() > 1e-3, "the optima differ");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::cost::profile::{
     AttentionSurfaces, DecodeSurface, ElementwiseSurface, Fit, GemmSurface, GpuProfile,
     MixedMemorySurface, MixedSurface, PrefillSurface, SamplerSurface, SkewSurface,
 };
-use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced};
+use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced, significant};
 use crate::hardware::{self, Gpu};
 use crate::units::{Bandwidth, Bytes, FlopRate};
 
@@ -116,15 +116,6 @@ impl<F> Origin<F> {
         };
         Sourced::new(T::from_base(significant(value)), self.provenance.clone(), source)
     }
-}
-
-/// Four digits: more would be noise.
-fn significant(value: f64) -> f64 {
-    if value == 0.0 || !value.is_finite() {
-        return value;
-    }
-    let scale = 10f64.powi(3 - value.abs().log10().floor() as i32);
-    (value * scale).round() / scale
 }
 
 impl Importer<'_> {

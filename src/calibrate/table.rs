@@ -3,11 +3,12 @@
 //! The columns tell the kind of a table. What `--device` measures and what others have published
 //! have the same rows, so that one fit serves both.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::hardware;
-use crate::scenario::diagnostic::{Diagnostic, SourceId, Span};
+use crate::scenario::diagnostic::{Diagnostic, SourceId};
+
+use super::rows::{self, Header, Read, Row};
 
 /// One kernel, timed.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,81 +161,17 @@ pub fn catalogue_gpu(name: &str) -> Option<&'static str> {
     alias.or_else(|| hardware::gpu_names().find(|known| *known == plain))
 }
 
-/// Reports beyond this many lines are noise: a wrong file is wrong everywhere.
-const MAX_ERRORS: usize = 10;
+const OPERATOR_TABLE: rows::Kind =
+    rows::Kind { name: "operator table", example: "gpu,dtype,m,n,k,seconds,source" };
 
 /// Reads a table; `source` is where messages point.
 pub fn read(source: SourceId, text: &str) -> Result<(TableKind, Vec<Timing>), Vec<Diagnostic>> {
-    let mut reader = csv::ReaderBuilder::new()
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .comment(Some(b'#'))
-        .from_reader(text.as_bytes());
-    let header = match reader.headers() {
-        Ok(header) if !header.is_empty() => header.clone(),
-        _ => {
-            return Err(vec![
-                Diagnostic::new("the operator table is empty")
-                    .within(source)
-                    .help(format!("it needs a header line and rows, such as {}", example())),
-            ]);
-        }
-    };
-    let start = header.position().map_or(0, |p| usize::try_from(p.byte()).unwrap_or(0));
-    let columns: BTreeMap<String, usize> = header
-        .iter()
-        .enumerate()
-        .map(|(i, name)| (name.trim_start_matches('\u{feff}').to_ascii_lowercase(), i))
-        .collect();
-    let kind = kind_of(source, text, start, &columns)?;
-
-    let mut rows = Vec::new();
-    let mut errors = Vec::new();
-    for record in reader.records() {
-        if errors.len() >= MAX_ERRORS {
-            break;
-        }
-        let record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                errors.push(
-                    Diagnostic::new(format!("the operator table is not CSV: {error}"))
-                        .within(source),
-                );
-                break;
-            }
-        };
-        let at = record.position().map_or(0, |p| usize::try_from(p.byte()).unwrap_or(0));
-        let row = Row { source, text, start: at, columns: &columns, record: &record };
-        match row.timing(kind) {
-            Ok(timing) => rows.push(timing),
-            Err(error) => errors.push(*error),
-        }
-    }
-    if errors.is_empty() && rows.is_empty() {
-        errors.push(
-            Diagnostic::new("the operator table has no rows")
-                .within(source)
-                .help("the header is there and nothing below it; is the file complete?"),
-        );
-    }
-    if errors.is_empty() { Ok((kind, rows)) } else { Err(errors) }
-}
-
-fn example() -> String {
-    TableKind::Gemm.columns().join(",")
+    rows::read(OPERATOR_TABLE, source, text, kind_of, |kind, row| timing(row, *kind))
 }
 
 /// What a table measures, from its header.
-fn kind_of(
-    source: SourceId,
-    text: &str,
-    start: usize,
-    columns: &BTreeMap<String, usize>,
-) -> Result<TableKind, Vec<Diagnostic>> {
-    let has = |name: &&&str| columns.contains_key(**name);
-    let line = line_at(text, start);
-    let header = Span::new(source, line);
+fn kind_of(header: &Header) -> Read<TableKind> {
+    let has = |name: &&&str| header.has(name);
     let best = TableKind::ALL.into_iter().max_by_key(|kind| {
         // Ties go to the first kind: `max_by_key` takes the last.
         (kind.marks().iter().filter(has).count(), std::cmp::Reverse(*kind))
@@ -244,11 +181,10 @@ fn kind_of(
             .iter()
             .map(|kind| format!("{kind}: {}", kind.columns().join(",")))
             .collect();
-        return Err(vec![
-            Diagnostic::new("this is no operator table that servesim knows")
-                .at(header, "columns found")
-                .help(format!("the kinds of table and their columns are\n{}", known.join("\n"))),
-        ]);
+        let problem = Diagnostic::new("this is no operator table that servesim knows")
+            .at(header.span.clone(), "columns found")
+            .help(format!("the kinds of table and their columns are\n{}", known.join("\n")));
+        return Err(Box::new(problem));
     };
     let missing: Vec<&str> = kind.columns().iter().filter(|name| !has(name)).copied().collect();
     if missing.is_empty() {
@@ -259,172 +195,85 @@ fn kind_of(
         if missing.len() == 1 { "" } else { "s" },
         missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     ))
-    .at(header, "columns found")
+    .at(header.span.clone(), "columns found")
     .help(format!("it needs {}", kind.columns().join(",")));
     let time = ["ms", "us", "ns", "time", "latency", "micros", "millis"];
-    let other_unit = columns.keys().find(|name| time.iter().any(|unit| name.contains(unit)));
+    let other_unit = header.columns.keys().find(|name| time.iter().any(|unit| name.contains(unit)));
     if let (true, Some(other)) = (missing.contains(&"seconds"), other_unit) {
         error = error.help(format!("convert `{other}` to seconds and call the column `seconds`"));
     }
-    Err(vec![error])
+    Err(Box::new(error))
 }
 
-fn line_at(text: &str, start: usize) -> std::ops::Range<usize> {
-    let start = floor_boundary(text, start);
-    let skipped = text[start..].len() - text[start..].trim_start_matches(['\n', '\r']).len();
-    let start = start + skipped;
-    let line = text[start..].split(['\n', '\r']).next().unwrap_or("");
-    start..start + line.len()
-}
-
-fn floor_boundary(text: &str, byte: usize) -> usize {
-    let mut byte = byte.min(text.len());
-    while !text.is_char_boundary(byte) {
-        byte -= 1;
-    }
-    byte
-}
-
-/// One record with what is needed to complain about it.
-struct Row<'a> {
-    source: SourceId,
-    text: &'a str,
-    start: usize,
-    columns: &'a BTreeMap<String, usize>,
-    record: &'a csv::StringRecord,
-}
-
-type Read<T> = Result<T, Box<Diagnostic>>;
-
-impl Row<'_> {
-    fn timing(&self, kind: TableKind) -> Read<Timing> {
-        let seconds = self.seconds()?;
-        let operator = match kind {
-            TableKind::Gemm => Operator::Gemm {
-                m: self.count("m", 1)?,
-                n: self.count("n", 1)?,
-                k: self.count("k", 1)?,
-            },
-            TableKind::Attention => {
-                let (batch, new) = (self.count("batch", 1)?, self.count("new_tokens", 1)?);
-                let past = self.count("past_tokens", 0)?;
-                // A batch of single tokens is what engines run their decode kernel for.
-                let decode = new == 1;
-                let (chunks, sequences) = if decode { (0, batch) } else { (batch, 0) };
-                Operator::Attention(AttentionBatch {
-                    chunks,
-                    chunk_tokens: if decode { 0 } else { new },
-                    chunk_past: if decode { 0 } else { past },
-                    sequences,
-                    context: if decode { past + 1 } else { 0 },
-                    heads: self.count("num_heads", 1)?,
-                    kv_heads: self.count("num_kv_heads", 1)?,
-                    head_dim: self.count("head_dim", 1)?,
-                    kv_dtype: self.text("kv_dtype")?.to_owned(),
-                    window: self.count("window", 0)?,
-                })
-            }
-            TableKind::MixedAttention => {
-                let chunk = self.count("prefill_chunk", 0)?;
-                let sequences = self.count("n_decode", 0)?;
-                if chunk == 0 && sequences == 0 {
-                    return Err(self.fault("n_decode", "an empty batch", "give the batch tokens"));
-                }
-                Operator::Attention(AttentionBatch {
-                    chunks: u64::from(chunk > 0),
-                    chunk_tokens: chunk,
-                    chunk_past: self.count("kv_prefill", 0)?,
-                    sequences,
-                    context: self.count("kv_decode", 0)?,
-                    heads: self.count("num_heads", 1)?,
-                    kv_heads: self.count("num_kv_heads", 1)?,
-                    head_dim: self.count("head_dim", 1)?,
-                    kv_dtype: self.optional("kv_dtype").unwrap_or("bf16").to_owned(),
-                    window: 0,
-                })
-            }
-            TableKind::Elementwise => Operator::Elementwise {
-                op: self.text("op")?.to_owned(),
-                tokens: self.count("tokens", 1)?,
-                hidden: self.count("hidden", 1)?,
-                ffn: self.count("ffn", 0)?,
-                tp: self.count_u32("tp", 1)?,
-            },
-            TableKind::AllReduce => Operator::AllReduce {
-                link: self.text("link")?.to_owned(),
-                implementation: self.text("impl")?.to_owned(),
-                ranks: self.count_u32("num_gpus", 2)?,
-                bytes: self.count("bytes", 1)?,
-            },
-        };
-        Ok(Timing {
-            gpu: self.text("gpu")?.to_owned(),
-            dtype: self.optional("dtype").unwrap_or("bf16").to_owned(),
-            operator,
-            seconds,
-            source: self.text("source")?.to_owned(),
-        })
-    }
-
-    fn optional(&self, column: &str) -> Option<&str> {
-        self.record.get(*self.columns.get(column)?).filter(|field| !field.is_empty())
-    }
-
-    fn text(&self, column: &str) -> Read<&str> {
-        self.optional(column).ok_or_else(|| {
-            let help = "each row needs all columns of the header; is the file complete?";
-            self.fault(column, "nothing here", help)
-        })
-    }
-
-    fn seconds(&self) -> Read<f64> {
-        let field = self.text("seconds")?;
-        match field.parse::<f64>() {
-            Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
-            Ok(_) => Err(self.fault("seconds", "no duration", "a kernel takes some time")),
-            Err(_) => Err(self.fault(
-                "seconds",
-                "not a plain number",
-                "write seconds without a unit, such as 1.25e-5 for 12.5 us",
-            )),
+fn timing(row: &Row<'_>, kind: TableKind) -> Read<Timing> {
+    let seconds = row.positive(
+        "seconds",
+        "no duration",
+        "write seconds without a unit, such as 1.25e-5 for 12.5 us",
+    )?;
+    let operator = match kind {
+        TableKind::Gemm => {
+            Operator::Gemm { m: row.count("m", 1)?, n: row.count("n", 1)?, k: row.count("k", 1)? }
         }
-    }
-
-    fn count(&self, column: &str, least: u64) -> Read<u64> {
-        match self.text(column)?.parse::<u64>() {
-            Ok(count) if count >= least && count <= 1 << 48 => Ok(count),
-            _ => Err(self.fault(
-                column,
-                "not a count",
-                &format!("write a whole number from {least} on"),
-            )),
+        TableKind::Attention => {
+            let (batch, new) = (row.count("batch", 1)?, row.count("new_tokens", 1)?);
+            let past = row.count("past_tokens", 0)?;
+            // A batch of single tokens is what engines run their decode kernel for.
+            let decode = new == 1;
+            let (chunks, sequences) = if decode { (0, batch) } else { (batch, 0) };
+            Operator::Attention(AttentionBatch {
+                chunks,
+                chunk_tokens: if decode { 0 } else { new },
+                chunk_past: if decode { 0 } else { past },
+                sequences,
+                context: if decode { past + 1 } else { 0 },
+                heads: row.count("num_heads", 1)?,
+                kv_heads: row.count("num_kv_heads", 1)?,
+                head_dim: row.count("head_dim", 1)?,
+                kv_dtype: row.text("kv_dtype")?.to_owned(),
+                window: row.count("window", 0)?,
+            })
         }
-    }
-
-    fn count_u32(&self, column: &str, least: u64) -> Read<u32> {
-        let help = format!("write a whole number from {least} on");
-        let count = self.count(column, least)?;
-        u32::try_from(count).map_err(|_| self.fault(column, "not a count", &help))
-    }
-
-    fn fault(&self, column: &str, label: &str, help: &str) -> Box<Diagnostic> {
-        let line = line_at(self.text, self.start);
-        let index = self.columns.get(column).copied().unwrap_or(0);
-        let text = &self.text[line.clone()];
-        let mut begin = line.start;
-        let mut range = line.clone();
-        for (i, field) in text.split(',').enumerate() {
-            if i == index {
-                range = begin..begin + field.len();
+        TableKind::MixedAttention => {
+            let chunk = row.count("prefill_chunk", 0)?;
+            let sequences = row.count("n_decode", 0)?;
+            if chunk == 0 && sequences == 0 {
+                return Err(row.fault("n_decode", "an empty batch", "give the batch tokens"));
             }
-            begin += field.len() + 1;
+            Operator::Attention(AttentionBatch {
+                chunks: u64::from(chunk > 0),
+                chunk_tokens: chunk,
+                chunk_past: row.count("kv_prefill", 0)?,
+                sequences,
+                context: row.count("kv_decode", 0)?,
+                heads: row.count("num_heads", 1)?,
+                kv_heads: row.count("num_kv_heads", 1)?,
+                head_dim: row.count("head_dim", 1)?,
+                kv_dtype: row.optional("kv_dtype").unwrap_or("bf16").to_owned(),
+                window: 0,
+            })
         }
-        Box::new(
-            Diagnostic::new(format!("`{column}` of an operator table cannot be read"))
-                .at(Span::new(self.source, range), label)
-                .help(help),
-        )
-    }
+        TableKind::Elementwise => Operator::Elementwise {
+            op: row.text("op")?.to_owned(),
+            tokens: row.count("tokens", 1)?,
+            hidden: row.count("hidden", 1)?,
+            ffn: row.count("ffn", 0)?,
+            tp: row.count_u32("tp", 1)?,
+        },
+        TableKind::AllReduce => Operator::AllReduce {
+            link: row.text("link")?.to_owned(),
+            implementation: row.text("impl")?.to_owned(),
+            ranks: row.count_u32("num_gpus", 2)?,
+            bytes: row.count("bytes", 1)?,
+        },
+    };
+    Ok(Timing {
+        gpu: row.text("gpu")?.to_owned(),
+        dtype: row.optional("dtype").unwrap_or("bf16").to_owned(),
+        operator,
+        seconds,
+        source: row.text("source")?.to_owned(),
+    })
 }
 
 /// Rows of one kind as CSV, with the columns that [`read`] takes. Rows of other kinds are left out.

@@ -5,6 +5,7 @@
 //! points at what the user wrote.
 
 mod accuracy;
+mod calibrate;
 mod compare;
 mod sweep;
 mod validate;
@@ -12,12 +13,13 @@ mod validate;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::load_test::ResultFormat;
 use crate::scenario::Override;
 
 pub use accuracy::{AccuracyArgs, Section};
+pub use calibrate::{CalibrateArgs, DeviceKind};
 pub use compare::{CompareArgs, Side};
 pub use sweep::{CapacityArgs, MergeArgs, Searched, SweepArgs, SweepCommand};
 pub use validate::ValidateArgs;
@@ -157,60 +159,6 @@ pub struct WorkloadCommandArgs {
     /// How the description is printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    group = ArgGroup::new("measurements").required(true),
-    after_help = "Examples:
-  servesim calibrate --from-tables tables/ --gpu l40s --out l40s.toml
-  servesim calibrate --device cuda --out my-gpu.toml
-  servesim calibrate --device cpu --quick --out host.toml && servesim run --gpu host.toml ...
-
-With --device the profile is a GPU file with its calibration, for --gpu of other commands; the
-timings go to a folder beside it (my-gpu.rows/). An interrupted calibration goes on where it was."
-)]
-pub struct CalibrateArgs {
-    /// Operator tables (CSV), or folders of them
-    #[arg(long, value_name = "FILE|DIR", num_args = 1.., group = "measurements")]
-    pub from_tables: Vec<PathBuf>,
-
-    /// Time micro-kernels on this machine
-    #[arg(long, value_name = "DEVICE", group = "measurements", requires = "out")]
-    pub device: Option<DeviceKind>,
-
-    /// Number of the GPU, as CUDA counts
-    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "from_tables")]
-    pub device_index: u32,
-
-    /// Threads of the CPU device [default: all that this process may use]
-    #[arg(long, value_name = "N", conflicts_with = "from_tables")]
-    pub threads: Option<usize>,
-
-    /// Half of the shapes and fewer repeats: minutes in place of a quarter of an hour
-    #[arg(long, conflicts_with = "from_tables")]
-    pub quick: bool,
-
-    /// The GPU of the catalogue whose rows to take; needed where the tables have several
-    #[arg(long, value_name = "NAME", conflicts_with = "device")]
-    pub gpu: Option<String>,
-
-    /// Write the profile here; it is complete or left as it was
-    #[arg(long, value_name = "PROFILE.toml")]
-    pub out: Option<PathBuf>,
-
-    /// How the report is printed
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub format: Format,
-}
-
-/// What micro-kernels run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceKind {
-    /// An NVIDIA GPU (Turing or later); only its driver is needed
-    Cuda,
-    /// The host's processor, in 32 bits
-    Cpu,
 }
 
 #[derive(Debug, Args)]
@@ -357,6 +305,10 @@ pub struct DeploymentArgs {
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<String>,
 
+    /// A deployment profile of `calibrate --fit-deployment`, or the environment of an embedded one
+    #[arg(long, value_name = "FILE|ENVIRONMENT")]
+    pub profile: Option<String>,
+
     /// GPUs that share each layer
     #[arg(
         long = "tp",
@@ -442,6 +394,7 @@ impl DeploymentArgs {
             ("--num-gpus", "hardware.num-gpus", &self.num_gpus),
             ("--price", "hardware.price", &self.price),
             ("--engine", "engine.name", &self.engine),
+            ("--profile", "hardware.deployment", &self.profile),
             ("--tp", "engine.tensor-parallel-size", &self.tensor_parallel_size),
             ("--replicas", "engine.replicas", &self.replicas),
             ("--dtype", "model.dtype", &self.dtype),

@@ -1,5 +1,6 @@
 //! `servesim calibrate`: measurements in, a profile out.
 
+mod deployment;
 mod device;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,12 +14,14 @@ use crate::calibrate::table::{self, TableKind, Timing, catalogue_gpu};
 use crate::cost::profile::GpuProfile;
 use crate::hardware::{self, Gpu};
 use crate::report::Listing;
+use crate::scenario::Registry;
 use crate::scenario::diagnostic::{Diagnostics, Sources};
 
-pub fn run(args: &CalibrateArgs) -> Result<Outcome, Failure> {
-    match args.device {
-        Some(kind) => device::run(kind, args),
-        None => from_tables(args),
+pub fn run(args: &CalibrateArgs, registry: &Registry) -> Result<Outcome, Failure> {
+    match (&args.fit_deployment, args.device) {
+        (Some(path), _) => deployment::run(path, args, registry),
+        (None, Some(kind)) => device::run(kind, args),
+        (None, None) => from_tables(args),
     }
 }
 

@@ -123,8 +123,9 @@ fn constants(report: &Report) -> Listing {
         ("unit", "unit"),
         ("prior", "prior"),
         ("prior_factor", "x/:"),
+        ("posterior_factor", "left, x/:"),
         ("committed", "in the profile"),
-        ("sensitivity", "throughput, % per % of the constant"),
+        ("sensitivity", "change of the rows, % per % of the constant"),
     ]);
     for constant in &report.constants {
         let sensitivity: Vec<_> = constant
@@ -138,6 +139,7 @@ fn constants(report: &Report) -> Listing {
             constant.unit.into(),
             format!("{:.4e}", constant.prior).into(),
             constant.prior_factor.into(),
+            format!("{:.2}", constant.posterior_factor).into(),
             format!("{:.4e}", constant.committed).into(),
             sensitivity.join(", ").into(),
         ]);

@@ -11,7 +11,7 @@ mod weight_kernel;
 
 use serde::de::DeserializeOwned;
 
-pub use deployment::DeploymentProfile;
+pub use deployment::{DeploymentProfile, FitRecord, FittedConstant};
 pub use gpu::{
     AttentionSurfaces, DecodeSurface, ElementwiseSurface, Fit, GemmSurface, GpuProfile,
     MixedMemorySurface, MixedSurface, PrefillSurface, SamplerSurface, SkewSurface,
@@ -81,13 +81,15 @@ impl Bound {
 macro_rules! coefficients {
     ($(#[$meta:meta])* pub struct $Type:ident {
         $($(#[$field_meta:meta])* $field:ident: $Unit:ty = $name:literal, $bound:ident),+ $(,)?
-    }) => {
+    } $(beside { $($(#[$extra_meta:meta])* $extra:ident: $Extra:ty),+ $(,)? })?) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct $Type {
             $($(#[$field_meta])* #[serde(rename = $name)]
-            pub $field: $crate::cost::sourced::Sourced<$Unit>),+
+            pub $field: $crate::cost::sourced::Sourced<$Unit>,)+
+            $($($(#[$extra_meta])* #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub $extra: Option<$Extra>,)+)?
         }
 
         impl $Type {
@@ -102,8 +104,13 @@ macro_rules! coefficients {
                 }
             }
 
-            /// Replaces a coefficient, in base units; says `fitted` from then on.
-            pub fn set(&mut self, name: &str, value: f64) -> Result<(), super::ProfileError> {
+            /// Replaces a coefficient, in base units; says `fitted` and `source` from then on.
+            pub fn set(
+                &mut self,
+                name: &str,
+                value: f64,
+                source: &str,
+            ) -> Result<(), super::ProfileError> {
                 use $crate::cost::sourced::{Coefficient, Provenance, Sourced};
                 match name {
                     $($name => {
@@ -116,7 +123,7 @@ macro_rules! coefficients {
                             });
                         }
                         self.$field = Sourced::new(
-                            <$Unit>::from_base(value), Provenance::Fitted, "set by a fit",
+                            <$Unit>::from_base(value), Provenance::Fitted, source,
                         );
                         Ok(())
                     })+

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::units::{Bandwidth, Bytes, FlopRate, parse_quantity};
+use crate::units::{Bandwidth, Bytes, FlopRate, parse_quantity, rounded};
 
 /// How much a number may be trusted, from best to worst.
 ///
@@ -112,8 +112,14 @@ impl fmt::Display for Seconds {
             s if s < 1.0 => (self.0 * 1e3, "ms"),
             _ => (self.0, "s"),
         };
-        write!(f, "{value} {unit}")
+        // 5.42e-6 is not quite 5.42 of 1e-6.
+        write!(f, "{} {unit}", rounded(value, 12))
     }
+}
+
+/// What a fit has found, with four digits: more would be noise.
+pub fn significant(value: f64) -> f64 {
+    rounded(value, 4)
 }
 
 impl Serialize for Seconds {

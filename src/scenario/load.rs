@@ -211,6 +211,14 @@ impl Template {
         Ok((id, table, problems))
     }
 
+    /// Adds a text of another kind, from which values will be assigned; paths in it are relative to
+    /// its folder.
+    pub fn add_values(&mut self, path: &Path, text: &str) -> SourceId {
+        let id = self.sources.add(path.display().to_string(), text);
+        self.folders.push((id, path.parent().map(Path::to_path_buf).unwrap_or_default()));
+        id
+    }
+
     pub fn sources(&self) -> &Sources {
         &self.sources
     }

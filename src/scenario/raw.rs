@@ -77,7 +77,8 @@ pub struct RawHardware {
     pub price_kind: Option<PriceKind>,
     /// A named price list, such as redhat-2024-01 (default: none).
     pub price_list: Option<String>,
-    /// Environment whose measured profile of host, interconnect and engine applies (default auto).
+    /// Environment whose measured profile of host, interconnect and engine applies (default auto),
+    /// or the path of a profile that `servesim calibrate --fit-deployment` has written.
     pub deployment: Option<String>,
 }
 

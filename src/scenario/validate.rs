@@ -155,6 +155,7 @@ pub fn scenario(
     let price = instance
         .as_ref()
         .and_then(|instance| deployment::price(&raw.hardware, instance, &mut context));
+    let profile = deployment::profile(&raw.hardware, &mut context);
     let precision = model.as_ref().and_then(|model| {
         deployment::precision(&raw.model, model, instance.as_ref(), &mut context)
     });
@@ -223,6 +224,7 @@ pub fn scenario(
             instance,
             price,
             deployment: raw.hardware.deployment.unwrap_or_else(|| "auto".into()),
+            profile,
         },
         engine,
         fleet,

@@ -1,19 +1,21 @@
 //! Published serving measurements of other people: TGI 1.0.3 on SageMaker, vLLM on A100-40
 //! (Argonne), A100-80 (Splitwise) and L4.
 //!
-//! All of them are runs of equal requests, so a prediction needs one run and no seeds.
+//! All of them are runs of equal requests, so a prediction needs one run and no seeds. Constants of
+//! the host and the links are fitted on rows of the first, and on no others.
 
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use crate::calibrate::deployment::quantity::{Outcome as Run, Quantity};
 use crate::cost::trust::Trust;
 use crate::deploy::Deployment;
-use crate::engine::observer::{Observer, RequestRecord};
 use crate::metrics::Recorder;
 use crate::scenario::{self, DiskFiles, Override, Scenario, Source};
 use crate::uncertainty::{self, Deviation};
 
-use super::{Check, Report, Row, Suite, ValidateError};
+use super::published::TGI_SAGEMAKER;
+use super::{Check, Report, Row, Suite, ValidateError, fits};
 
 /// A row of a published table. A column that the table lacks is `None`.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,7 +32,7 @@ pub(super) struct Published {
     pub output_tokens: u32,
     #[serde(default)]
     pub ttft_ms: Option<f64>,
-    #[serde(default)]
+    #[serde(default, alias = "inference_ms_per_token")]
     pub ms_per_token: Option<f64>,
     #[serde(default)]
     pub e2e_ms: Option<f64>,
@@ -58,38 +60,13 @@ impl Published {
     }
 }
 
-/// What is compared of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Quantity {
-    /// Mean time to the first token.
-    Ttft,
-    /// Mean over requests of the time between two tokens.
-    Tpot,
-    /// Median over requests of the time on the GPU by the number of tokens, as TGI logs it.
-    TimePerToken,
-    /// From the start to the last answer, by output tokens of one request.
-    BatchPerToken,
-    /// From the start to the last answer.
-    Batch,
-}
-
-impl Quantity {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ttft => "TTFT",
-            Self::Tpot => "TPOT",
-            Self::TimePerToken => "inference time per token",
-            Self::BatchPerToken => "time per output token",
-            Self::Batch => "batch latency",
-        }
-    }
-
-    const fn measured(self, row: &Published) -> Option<f64> {
-        match self {
-            Self::Ttft => row.ttft_ms,
-            Self::Tpot | Self::TimePerToken | Self::BatchPerToken => row.ms_per_token,
-            Self::Batch => row.e2e_ms,
-        }
+/// What the table says of a quantity.
+const fn measured(quantity: Quantity, row: &Published) -> Option<f64> {
+    match quantity {
+        Quantity::Ttft => row.ttft_ms,
+        Quantity::Tpot | Quantity::TimePerToken | Quantity::BatchPerToken => row.ms_per_token,
+        Quantity::Batch => row.e2e_ms,
+        Quantity::Throughput | Quantity::E2e => None,
     }
 }
 
@@ -111,6 +88,9 @@ struct Table {
     /// Scenario keys of a row besides model, engine and parallelism.
     settings: fn(&Published) -> Vec<String>,
     groups: &'static [Group],
+    /// Families of instances whose constants are fitted on rows of the table, and the largest mean
+    /// absolute error of a row that is left out.
+    fits: &'static [(&'static str, Option<f64>)],
 }
 
 /// The TGI of SageMaker's container: 90 s of N clients asking for 50 tokens each. The prompt is
@@ -118,7 +98,7 @@ struct Table {
 const SAGEMAKER: Table = Table {
     suite: Suite::TgiSagemaker,
     title: "TGI 1.0.3 on SageMaker: Llama-2, 90 s, short prompts, 50 tokens",
-    csv: include_bytes!("../../calibration/published/tgi-1.0.3-sagemaker.csv"),
+    csv: TGI_SAGEMAKER.text.as_bytes(),
     engine: "tgi-v2",
     settings: |row| {
         vec![
@@ -133,7 +113,7 @@ const SAGEMAKER: Table = Table {
             name: "A10G fp16",
             takes: |row| is_a10g(row) && row.quantize() == "none",
             quantity: Quantity::TimePerToken,
-            bound: Ok(0.12),
+            bound: Ok(0.05),
         },
         Group {
             name: "A10G GPTQ",
@@ -154,6 +134,7 @@ const SAGEMAKER: Table = Table {
             bound: Err("no kernel of GPTQ before Marlin was ever timed"),
         },
     ],
+    fits: &[("g5", Some(0.06)), ("p4d", None)],
 };
 
 fn is_a10g(row: &Published) -> bool {
@@ -189,6 +170,7 @@ const ARGONNE: Table = Table {
         quantity: Quantity::Batch,
         bound: Ok(0.12),
     }],
+    fits: &[],
 };
 
 /// Positions of Llama-2: longer sequences are in the table, and no engine of today serves them.
@@ -224,6 +206,7 @@ const SPLITWISE: Table = Table {
             bound: Err("a fork of vLLM before its own all-reduce, of unknown settings"),
         },
     ],
+    fits: &[],
 };
 
 /// The prompts' lengths are not published ("short fixed prompts").
@@ -253,6 +236,7 @@ const L4: Table = Table {
             bound: Err("their author gives latencies that contradict their throughput"),
         },
     ],
+    fits: &[],
 };
 
 pub(super) fn report(suite: Suite, bands: bool) -> Result<Report, ValidateError> {
@@ -268,7 +252,7 @@ pub(super) fn report(suite: Suite, bands: bool) -> Result<Report, ValidateError>
     published.retain(|row| table.groups.iter().any(|group| (group.takes)(row)));
     let outcomes: Vec<Outcome> = published
         .par_iter()
-        .map(|row| Outcome::of(&scenario(&table, row)?, bands))
+        .map(|row| Ok(Outcome::of(&scenario(&table, row)?, bands)))
         .collect::<Result<_, ValidateError>>()?;
 
     let mut report = Report::new(table.suite, table.title);
@@ -280,7 +264,7 @@ pub(super) fn report(suite: Suite, bands: bool) -> Result<Report, ValidateError>
         let mut errors = Vec::new();
         for (row, outcome) in published.iter().zip(&outcomes).filter(|(row, _)| (group.takes)(row))
         {
-            let Some(measured) = group.quantity.measured(row) else { continue };
+            let Some(measured) = measured(group.quantity, row) else { continue };
             let Some(predicted) = outcome.get(group.quantity) else {
                 report.notes.push(format!("{}: does not run: {}", row.label(), outcome.why()));
                 continue;
@@ -292,7 +276,7 @@ pub(super) fn report(suite: Suite, bands: bool) -> Result<Report, ValidateError>
                 gpu: outcome.gpu.clone(),
                 engine: table.engine.to_owned(),
                 model: row.model.clone(),
-                quantity: group.quantity.name(),
+                quantity: group.quantity.label(),
                 unit: "ms",
                 measured,
                 predicted,
@@ -303,6 +287,9 @@ pub(super) fn report(suite: Suite, bands: bool) -> Result<Report, ValidateError>
             });
         }
         judge(&mut report, group, &errors);
+    }
+    for &(instance, bound) in table.fits {
+        fits::add(&mut report, TGI_SAGEMAKER, (instance, table.engine), bound)?;
     }
     Ok(report)
 }
@@ -347,99 +334,47 @@ fn scenario(table: &Table, row: &Published) -> Result<Scenario, ValidateError> {
         .map_err(|d| ValidateError::Scenario { name: row.label(), why: d.render(false) })
 }
 
-/// What a run of equal requests comes to, in milliseconds.
+/// What a run of equal requests comes to.
 struct Outcome {
     gpu: String,
     trust: Option<Trust>,
-    requests: Result<Vec<RequestRecord>, String>,
+    run: Result<Run, String>,
     /// Of each quantity, if they were asked for.
     deviations: Vec<Option<Deviation>>,
 }
 
-#[derive(Default)]
-struct Collected(Vec<RequestRecord>);
-
-impl Observer for Collected {
-    fn on_request(&mut self, record: &RequestRecord) {
-        if record.outcome.is_success() {
-            self.0.push(*record);
-        }
-    }
-}
-
 impl Outcome {
-    fn of(scenario: &Scenario, bands: bool) -> Result<Self, ValidateError> {
+    fn of(scenario: &Scenario, bands: bool) -> Self {
         let gpu = scenario.hardware.gpu().name.clone();
         let (mut trust, mut deviations) = (None, Vec::new());
-        let requests = match Deployment::new(scenario) {
-            Ok(deployment) => {
-                let observer = (Collected::default(), Recorder::new(deployment.measure()));
-                let run = deployment.simulate_noting(1, observer, false);
-                let (Collected(requests), recorder) = run.observer;
-                trust = recorder.trusted(&run.cost.grades()).grade();
-                if bands && !requests.is_empty() {
+        let run = match Deployment::new(scenario) {
+            Ok(mut deployment) => {
+                let recorder = Recorder::new(deployment.measure());
+                let (run, recorder) = Run::observed(&mut deployment, 1, recorder);
+                trust = recorder.trusted(&deployment.cost().grades()).grade();
+                if bands && run.answered() > 0 {
                     deviations = uncertainty::deviations(&deployment, |varied| {
-                        let (_, Collected(requests)) =
-                            varied.simulate(1, Collected::default(), false);
-                        Quantity::ALL.map(|quantity| quantity.of(&requests)).to_vec()
+                        let run = Run::once(varied, 1);
+                        Quantity::ALL.iter().map(|quantity| run.get(*quantity)).collect()
                     });
                 }
-                if requests.is_empty() { Err("no request is served".into()) } else { Ok(requests) }
+                if run.answered() == 0 { Err("no request is served".into()) } else { Ok(run) }
             }
             Err(error) => Err(error.to_string()),
         };
-        Ok(Self { gpu, trust, requests, deviations })
+        Self { gpu, trust, run, deviations }
     }
 
     fn why(&self) -> &str {
-        self.requests.as_ref().err().map_or("", String::as_str)
+        self.run.as_ref().err().map_or("", String::as_str)
     }
 
     fn get(&self, quantity: Quantity) -> Option<f64> {
-        quantity.of(self.requests.as_ref().ok()?)
+        self.run.as_ref().ok()?.get(quantity)
     }
 
     fn deviation(&self, quantity: Quantity) -> Option<Deviation> {
         let place = Quantity::ALL.iter().position(|known| *known == quantity)?;
         self.deviations.get(place).copied().flatten()
-    }
-}
-
-impl Quantity {
-    const ALL: [Self; 5] =
-        [Self::Ttft, Self::Tpot, Self::TimePerToken, Self::BatchPerToken, Self::Batch];
-
-    /// In milliseconds; nothing of no requests.
-    fn of(self, requests: &[RequestRecord]) -> Option<f64> {
-        if requests.is_empty() {
-            return None;
-        }
-        let mean = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
-            let values: Vec<f64> = requests.iter().filter_map(of).collect();
-            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-        };
-        let last = requests.iter().map(|r| r.ended.as_secs_f64()).fold(0.0, f64::max) * 1e3;
-        match self {
-            Self::Ttft => mean(&|r| Some(r.ttft()?.as_secs_f64() * 1e3)),
-            Self::Tpot => mean(&|r| {
-                let decoding = r.e2e().as_secs_f64() - r.ttft()?.as_secs_f64();
-                Some(decoding * 1e3 / f64::from(r.output_tokens.checked_sub(1)?.max(1)))
-            }),
-            Self::TimePerToken => {
-                let mut times: Vec<f64> = requests
-                    .iter()
-                    .filter_map(|r| {
-                        let on_gpu = r.e2e().as_secs_f64() - r.queue()?.as_secs_f64();
-                        Some(on_gpu * 1e3 / f64::from(r.output_tokens))
-                    })
-                    .collect();
-                times.sort_by(f64::total_cmp);
-                times.get(times.len() / 2).copied()
-            }
-            Self::BatchPerToken => {
-                Some(last / f64::from(requests.iter().map(|r| r.output_tokens).max()?))
-            }
-            Self::Batch => Some(last),
-        }
     }
 }

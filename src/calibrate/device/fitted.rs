@@ -6,7 +6,7 @@ use crate::cost::StepShape;
 use crate::cost::attention::AttentionShape;
 use crate::cost::gemm::GemmWork;
 use crate::cost::profile::{Fit, GpuProfile, ProfileError};
-use crate::cost::sourced::{Provenance, Sourced};
+use crate::cost::sourced::{Provenance, Sourced, significant};
 use crate::hardware::{self, ComputeCapability, Gpu, GpuChip, GpuLinks, GpuMemory, GpuPeak};
 use crate::units::{Bandwidth, Bytes, FlopRate};
 
@@ -136,15 +136,6 @@ fn gpu(name: &str, description: &Description, bandwidth: f64, peak: f64) -> Gpu 
     }
 }
 
-/// Four digits: more would be noise.
-fn significant(value: f64) -> f64 {
-    if value == 0.0 || !value.is_finite() {
-        return value;
-    }
-    let scale = 10f64.powi(3 - value.abs().log10().floor() as i32);
-    (value * scale).round() / scale
-}
-
 /// Bytes of one element.
 fn width(dtype: &str) -> f64 {
     if dtype == "fp32" { 4.0 } else { 2.0 }
@@ -250,7 +241,7 @@ impl Fitter<'_> {
             (profile, "gemm"),
             &coefficients,
             &rows,
-            |profile, name, value| profile.gemm.set(name, value),
+            |profile, name, value| profile.gemm.set(name, value, "set by a fit"),
             |profile, work| profile.gemm.form(self.gpu, peak).seconds(work),
         )
     }
@@ -280,7 +271,7 @@ impl Fitter<'_> {
             (profile, "attention.prefill"),
             &coefficients,
             &rows,
-            |profile, name, value| profile.attention.prefill.set(name, value),
+            |profile, name, value| profile.attention.prefill.set(name, value, "set by a fit"),
             |profile, (shape, step)| profile.attention.form(self.gpu).with_prefill(shape, step),
         )
     }
@@ -298,7 +289,7 @@ impl Fitter<'_> {
             (profile, "attention.decode"),
             &coefficients,
             &rows,
-            |profile, name, value| profile.attention.decode.set(name, value),
+            |profile, name, value| profile.attention.decode.set(name, value, "set by a fit"),
             |profile, (shape, step)| {
                 let curve = profile.attention.form(self.gpu).decode_curve(shape, step.decode_seqs);
                 curve.at(step.decode_context).as_secs_f64()
@@ -339,7 +330,7 @@ impl Fitter<'_> {
             (profile, "attention.mixed"),
             &coefficients,
             &rows,
-            |profile, name, value| profile.attention.mixed.set(name, value),
+            |profile, name, value| profile.attention.mixed.set(name, value, "set by a fit"),
             |profile, (shape, step)| profile.attention.form(self.gpu).with_prefill(shape, step),
         )
     }
@@ -386,7 +377,7 @@ impl Fitter<'_> {
             (profile, "elementwise"),
             &coefficients,
             &rows,
-            |profile, name, value| profile.elementwise.set(name, value),
+            |profile, name, value| profile.elementwise.set(name, value, "set by a fit"),
             |profile, bytes| profile.elementwise.form().seconds(*bytes),
         )
     }
@@ -408,7 +399,7 @@ impl Fitter<'_> {
             (profile, "sampler"),
             &coefficients,
             &rows,
-            |profile, name, value| profile.sampler.set(name, value),
+            |profile, name, value| profile.sampler.set(name, value, "set by a fit"),
             |profile, (sequences, vocabulary)| {
                 profile.sampler.form().seconds(*sequences, *vocabulary)
             },

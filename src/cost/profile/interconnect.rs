@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::collectives::{CollectiveForm, CustomForm};
 use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced};
-use crate::units::{Bandwidth, Bytes};
+use crate::units::{Bandwidth, Bytes, rounded};
 
 use super::{Bound, ProfileError, read_toml};
 
@@ -86,19 +86,24 @@ impl InterconnectProfile {
     /// Reads a profile; `name` is what messages call it.
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
         let profile: Self = read_toml(name, bytes)?;
-        profile.nccl.check(name, "nccl")?;
-        if let Some(custom) = &profile.custom {
-            custom.check(name, "custom")?;
-            if custom.largest_message.is_none() {
-                return Err(ProfileError::Value {
-                    name: name.to_owned(),
-                    field: "custom.largest-message".into(),
-                    value: "missing".into(),
-                    expected: "the longest message that the engine's own kernel takes",
-                });
-            }
-        }
+        profile.check(name, "")?;
         Ok(profile)
+    }
+
+    /// `within` is what stands before the names of its tables in the text.
+    pub(super) fn check(&self, name: &str, within: &str) -> Result<(), ProfileError> {
+        self.nccl.check(name, &format!("{within}nccl"))?;
+        let Some(custom) = &self.custom else { return Ok(()) };
+        custom.check(name, &format!("{within}custom"))?;
+        if custom.largest_message.is_none() {
+            return Err(ProfileError::Value {
+                name: name.to_owned(),
+                field: format!("{within}custom.largest-message"),
+                value: "missing".into(),
+                expected: "the longest message that the engine's own kernel takes",
+            });
+        }
+        Ok(())
     }
 
     /// The collectives among `ranks` GPUs; `custom` if the engine has a kernel of its own.
@@ -148,73 +153,38 @@ impl InterconnectProfile {
         self
     }
 
-    /// Names that [`Self::get`] and [`Self::set`] know, such as `nccl.bus-bandwidth-4`.
-    pub fn names(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for (table, surface) in self.tables() {
-            names.push(format!("{table}.latency-base"));
-            names.push(format!("{table}.latency-per-rank"));
-            let ranks = surface.bus_bandwidth.iter().map(|entry| entry.ranks);
-            names.extend(ranks.map(|ranks| format!("{table}.bus-bandwidth-{ranks}")));
-        }
-        names
+    /// Seconds that an empty message takes by NCCL among `ranks` GPUs.
+    pub fn latency(&self, ranks: u32) -> f64 {
+        self.nccl.latency(ranks)
     }
 
-    fn tables(&self) -> impl Iterator<Item = (&'static str, &AllReduceSurface)> {
-        [("nccl", Some(&self.nccl)), ("custom", self.custom.as_ref())]
-            .into_iter()
-            .filter_map(|(name, surface)| Some((name, surface?)))
+    /// Bytes per second that one rank exchanges by NCCL among `ranks` GPUs.
+    pub fn bus_bandwidth(&self, ranks: u32) -> f64 {
+        self.nccl.bandwidth(ranks).value.bytes_per_s()
     }
 
-    /// A coefficient in base units.
-    pub fn get(&self, name: &str) -> Option<f64> {
-        let (table, field) = name.split_once('.')?;
-        let (_, surface) = self.tables().find(|(name, _)| *name == table)?;
-        match field {
-            "latency-base" => Some(surface.latency_base.value.base()),
-            "latency-per-rank" => Some(surface.latency_per_rank.value.base()),
-            _ => {
-                let ranks = field.strip_prefix("bus-bandwidth-")?.parse::<u32>().ok()?;
-                let entry = surface.bus_bandwidth.iter().find(|entry| entry.ranks == ranks)?;
-                Some(entry.value.base())
-            }
-        }
-    }
-
-    /// Replaces a coefficient, in base units; it says `fitted` from then on.
-    pub fn set(&mut self, name: &str, value: f64) -> Result<(), ProfileError> {
-        if self.get(name).is_none() {
-            return Err(ProfileError::UnknownName { name: name.to_owned(), known: self.names() });
-        }
-        let (table, field) = name.split_once('.').expect("get has split it");
-        let bound = if field.starts_with("latency") { Bound::Any } else { Bound::AboveZero };
-        if let Some(expected) = bound.fault(value) {
-            return Err(ProfileError::Value {
-                name: "InterconnectProfile".into(),
-                field: name.to_owned(),
-                value: value.to_string(),
-                expected,
-            });
-        }
-        let surface = match (table, &mut self.custom) {
-            ("custom", Some(custom)) => custom,
-            _ => &mut self.nccl,
+    /// Makes every message start `factor` times as late, of NCCL and of the engine's own kernel.
+    /// The latencies say `fitted` from then on.
+    pub fn scale_latency(&mut self, factor: f64, source: &str) {
+        let fitted = |latency: &mut Sourced<Seconds>| {
+            let seconds = Seconds(rounded(latency.value.get() * factor, 6));
+            *latency = Sourced::new(seconds, Provenance::Fitted, source);
         };
-        let seconds =
-            || Sourced::new(Seconds::from_base(value), Provenance::Fitted, "set by a fit");
-        match field {
-            "latency-base" => surface.latency_base = seconds(),
-            "latency-per-rank" => surface.latency_per_rank = seconds(),
-            _ => {
-                let known = |entry: &&mut RankBandwidth| {
-                    field.strip_prefix("bus-bandwidth-") == Some(&entry.ranks.to_string())
-                };
-                let entry = surface.bus_bandwidth.iter_mut().find(known).expect("get found it");
-                entry.value = Bandwidth::from_base(value);
+        for surface in [Some(&mut self.nccl), self.custom.as_mut()].into_iter().flatten() {
+            fitted(&mut surface.latency_base);
+            fitted(&mut surface.latency_per_rank);
+        }
+    }
+
+    /// Makes every link `factor` times as fast; the bandwidths say `fitted` from then on.
+    pub fn scale_bandwidth(&mut self, factor: f64, source: &str) {
+        for surface in [Some(&mut self.nccl), self.custom.as_mut()].into_iter().flatten() {
+            for entry in &mut surface.bus_bandwidth {
+                let rate = entry.value.bytes_per_s() * factor;
+                entry.value = Bandwidth::from_base(rounded(rate, 6));
                 entry.provenance = Provenance::Fitted;
-                entry.source = "set by a fit".into();
+                entry.source = source.to_owned();
             }
         }
-        Ok(())
     }
 }

@@ -1,15 +1,15 @@
 //! Which embedded profile serves a deployment.
 //!
-//! GPU: by name, else from the datasheet. Links: (instance, environment), then instance, then the
-//! kind of link. Deployment: (instance, engine, environment), then (instance, engine or its
-//! family), then the engine, then its family. An instance stands for itself first and then for its
+//! GPU: by name, else from the datasheet. Links: those that were measured with the deployment, then
+//! (instance, environment), then instance, then the kind of link. Deployment: (instance, engine,
+//! environment), then (instance, engine or its family), then the engine, then its family. An instance stands for itself first and then for its
 //! family (`g5` for `g5.12xlarge`). File names spell the key, so that one file is read.
 
 use include_dir::{Dir, include_dir};
 
 use crate::cost::weight_kernel::WeightKernel;
 use crate::engine_name::EngineName;
-use crate::hardware::{Gpu, InstanceType};
+use crate::hardware::{Gpu, InstanceType, Interconnect};
 
 use super::{
     DeploymentProfile, GpuProfile, InterconnectProfile, ProfileError, WeightKernelProfile,
@@ -101,23 +101,47 @@ pub fn interconnect(
     let Some(link) = &instance.interconnect else { return Ok(None) };
     let mut names = Vec::new();
     if let Some(environment) = environment {
-        names.extend(
-            instance_keys(&instance.name)
-                .map(|key| (format!("{key}--{environment}"), Match::Exact)),
-        );
+        for key in instance_keys(&instance.name) {
+            names.push((format!("{key}--{environment}"), Match::Exact));
+            if let Some(found) = links_of_another_engine(key, environment)? {
+                return Ok(Some(on(found, link)));
+            }
+        }
     }
     names.extend(instance_keys(&instance.name).map(|key| (key.to_owned(), Match::Instance)));
     names.push((format!("link--{}", link.link), Match::Generic));
     match first("interconnects", names, InterconnectProfile::from_toml)? {
-        Some(found) => {
-            let profile = found.profile.scaled_to(link.bandwidth);
-            Ok(Some(Found { profile, ..found }))
-        }
+        Some(found) => Ok(Some(on(found, link))),
         None => Err(ProfileError::NoInterconnect {
             instance: instance.name.clone(),
             link: link.link.to_string(),
         }),
     }
+}
+
+/// The links as they are on a machine whose nominal bandwidth may be another.
+fn on(found: Found<InterconnectProfile>, link: &Interconnect) -> Found<InterconnectProfile> {
+    Found { profile: found.profile.scaled_to(link.bandwidth), ..found }
+}
+
+/// Links that were fitted together with some engine in the environment: they are the machine's, not
+/// the engine's. By name of the file, should there be several.
+fn links_of_another_engine(
+    instance: &str,
+    environment: &str,
+) -> Result<Option<Found<InterconnectProfile>>, ProfileError> {
+    let (start, end) = (format!("deployments/{instance}--"), format!("--{environment}.toml"));
+    let mut names: Vec<&str> = files().map(|(path, _)| path).collect();
+    names.retain(|path| path.starts_with(&start) && path.ends_with(&end));
+    names.sort_unstable();
+    for path in names {
+        let profile = DeploymentProfile::from_toml(path, embedded(path).expect("it is listed"))?;
+        if let Some(profile) = profile.links {
+            let file = Some(path.to_owned());
+            return Ok(Some(Found { profile, file, matched: Match::Exact }));
+        }
+    }
+    Ok(None)
 }
 
 /// The profile of an engine on an instance.
@@ -176,10 +200,33 @@ impl Profiles {
         environment: Option<&str>,
     ) -> Result<Self, ProfileError> {
         let environment = environment.filter(|name| *name != "auto");
-        Ok(Self {
-            gpu: gpu(&instance.gpu)?,
-            interconnect: interconnect(instance, environment)?,
-            deployment: deployment(&instance.name, engine, environment)?,
-        })
+        let deployment = deployment(&instance.name, engine, environment)?;
+        Self::around(instance, deployment, environment)
+    }
+
+    /// The same around a deployment profile of one's own.
+    pub fn with_deployment(
+        instance: &InstanceType,
+        profile: DeploymentProfile,
+        file: &str,
+    ) -> Result<Self, ProfileError> {
+        let file = Some(file.to_owned());
+        Self::around(instance, Found { profile, file, matched: Match::Exact }, None)
+    }
+
+    fn around(
+        instance: &InstanceType,
+        deployment: Found<DeploymentProfile>,
+        environment: Option<&str>,
+    ) -> Result<Self, ProfileError> {
+        let own_links = instance.interconnect.as_ref().zip(deployment.profile.links.clone());
+        let interconnect = match own_links.filter(|_| deployment.matched == Match::Exact) {
+            Some((link, profile)) => {
+                let file = deployment.file.clone();
+                Some(on(Found { profile, file, matched: Match::Exact }, link))
+            }
+            None => interconnect(instance, environment)?,
+        };
+        Ok(Self { gpu: gpu(&instance.gpu)?, interconnect, deployment })
     }
 }

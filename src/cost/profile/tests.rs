@@ -9,8 +9,9 @@ use crate::hardware;
 use crate::units::Bandwidth;
 
 const A10G: &str = include_str!("../../../calibration/fitted/gpus/a10g.toml");
-const G5_48: &str =
-    include_str!("../../../calibration/fitted/interconnects/g5.48xlarge--red-hat-2023.toml");
+const G5: &str = include_str!("../../../calibration/fitted/interconnects/g5.toml");
+const RED_HAT: &str =
+    include_str!("../../../calibration/fitted/deployments/g5--tgis-2023--red-hat-2023.toml");
 const TGIS: &str = include_str!("../../../calibration/fitted/deployments/tgis.toml");
 
 #[test]
@@ -72,11 +73,10 @@ fn links_are_looked_up_by_environment_then_instance_then_kind() {
     };
     let is = |file: &str, matched| Some((format!("interconnects/{file}.toml"), matched));
     assert_eq!(find("g5.2xlarge", Some("red-hat-2023")), None);
-    assert_eq!(
-        find("g5.48xlarge", Some("red-hat-2023")),
-        is("g5.48xlarge--red-hat-2023", Match::Exact)
-    );
-    assert_eq!(find("g5.48xlarge", Some("sagemaker")), is("g5--sagemaker", Match::Exact));
+    assert_eq!(find("p4d.24xlarge", Some("red-hat-2023")), is("p4d--red-hat-2023", Match::Exact));
+    // Links that were fitted with one engine are the machine's.
+    let file = "deployments/g5--tgis-2023--red-hat-2023.toml".to_owned();
+    assert_eq!(find("g5.48xlarge", Some("red-hat-2023")), Some((file, Match::Exact)));
     assert_eq!(find("g5.48xlarge", Some("elsewhere")), is("g5", Match::Instance));
     assert_eq!(find("p5.48xlarge", None), is("link--nvswitch", Match::Generic));
     assert_eq!(find("g6.12xlarge", None), is("link--pcie-host-memory", Match::Generic));
@@ -89,8 +89,7 @@ fn faster_links_of_a_kind_scale_the_bandwidth_and_say_transferred() {
         lookup::interconnect(&instance, None).unwrap().unwrap().profile
     };
     let (a100, h100) = (links("p4de.24xlarge"), links("p5.48xlarge"));
-    let name = "nccl.bus-bandwidth-8";
-    assert!((h100.get(name).unwrap() / a100.get(name).unwrap() - 1.5).abs() < 1e-9);
+    assert!((h100.bus_bandwidth(8) / a100.bus_bandwidth(8) - 1.5).abs() < 1e-9);
     assert!(matches!(h100.provenance(8), Provenance::TransferredFrom(_)));
     assert_eq!(a100.provenance(8), Provenance::Fitted);
 }
@@ -120,6 +119,24 @@ fn deployments_are_looked_up_from_the_nearest_to_the_most_general() {
 }
 
 #[test]
+fn the_links_of_a_fitted_deployment_go_with_it() {
+    let instance = hardware::instance("g5.48xlarge").unwrap();
+    let own = DeploymentProfile::from_toml("mine", RED_HAT.as_bytes()).unwrap();
+    let links = own.links.clone().unwrap();
+    for profiles in [
+        Profiles::look_up(&instance, EngineName::Tgis2023, Some("red-hat-2023")).unwrap(),
+        Profiles::with_deployment(&instance, own, "mine.toml").unwrap(),
+    ] {
+        let found = profiles.interconnect.unwrap();
+        assert_eq!(found.profile.bus_bandwidth(8), links.bus_bandwidth(8));
+        assert_eq!((found.file, found.matched), (profiles.deployment.file, Match::Exact));
+    }
+    let alone = hardware::instance("g5.2xlarge").unwrap();
+    let profiles = Profiles::look_up(&alone, EngineName::Tgis2023, Some("red-hat-2023")).unwrap();
+    assert_eq!(profiles.interconnect, None);
+}
+
+#[test]
 fn one_call_finds_all_profiles_of_every_instance() {
     for name in hardware::instance_names() {
         let instance = hardware::instance(name).unwrap();
@@ -132,27 +149,28 @@ fn one_call_finds_all_profiles_of_every_instance() {
 fn every_constant_can_be_set_by_its_name() {
     let mut deployment = DeploymentProfile::from_toml("tgis", TGIS.as_bytes()).unwrap();
     for name in DeploymentProfile::NAMES {
-        deployment.set(name, 0.125).unwrap();
+        deployment.set(name, 0.125, "a test").unwrap();
         assert_eq!(deployment.get(name), Some(0.125), "{name}");
     }
     assert_eq!(deployment.provenance(), Provenance::Fitted);
-    let mut links = InterconnectProfile::from_toml("g5", G5_48.as_bytes()).unwrap();
-    assert_eq!(links.names().len(), 4);
-    for name in links.names() {
-        links.set(&name, 2e9).unwrap();
-        assert!((links.get(&name).unwrap() - 2e9).abs() < 1.0, "{name}");
+    let mut links = InterconnectProfile::from_toml("g5", G5.as_bytes()).unwrap();
+    links.scale_latency(2.0, "a test");
+    links.scale_bandwidth(0.5, "a test");
+    let before = InterconnectProfile::from_toml("g5", G5.as_bytes()).unwrap();
+    for ranks in [4, 8] {
+        assert!((links.latency(ranks) / before.latency(ranks) - 2.0).abs() < 1e-5);
+        assert!((links.bus_bandwidth(ranks) / before.bus_bandwidth(ranks) - 0.5).abs() < 1e-5);
+        assert_eq!(links.provenance(ranks), Provenance::Fitted);
     }
-    let unknown = deployment.set("host-per-lair", 1.0).unwrap_err().to_string();
+    let unknown = deployment.set("host-per-lair", 1.0, "a test").unwrap_err().to_string();
     assert!(unknown.contains("host-per-layer"), "{unknown}");
-    assert!(deployment.set("copy-efficiency", 0.0).is_err());
-    assert!(deployment.set("host-per-layer", f64::NAN).is_err());
-    assert!(links.set("nccl.bus-bandwidth-8", 0.0).is_err());
-    assert!(links.set("nccl.bus-bandwidth-2", 1e9).is_err());
+    assert!(deployment.set("copy-efficiency", 0.0, "a test").is_err());
+    assert!(deployment.set("host-per-layer", f64::NAN, "a test").is_err());
 }
 
 #[test]
 fn ranks_without_an_entry_take_the_next_larger_group() {
-    let links = InterconnectProfile::from_toml("g5", G5_48.as_bytes()).unwrap();
+    let links = InterconnectProfile::from_toml("g5", G5.as_bytes()).unwrap();
     assert_eq!(links.form(2, false).bus_bandwidth, links.form(4, false).bus_bandwidth);
     assert_eq!(links.form(16, false).bus_bandwidth, links.form(8, false).bus_bandwidth);
     assert!(links.knows(8) && !links.knows(2));
@@ -178,6 +196,9 @@ fn a_missing_coefficient_is_an_error_and_never_zero() {
                  latency-per-rank = { value = \"1 us\", provenance = \"assumed\", source = \"\" }\n\
                  bus-bandwidth = []\n";
     assert!(InterconnectProfile::from_toml("mine", empty.as_bytes()).is_err());
+    let certain = RED_HAT.replace("prior-factor = 3.0", "prior-factor = 1.0");
+    let error = DeploymentProfile::from_toml("mine", certain.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("fit.constant.bus-bandwidth.prior-factor"), "{error}");
 }
 
 #[test]
@@ -210,6 +231,6 @@ proptest! {
         let _ = WeightKernelProfile::from_toml("x", &bytes);
         let cut = cut.min(A10G.len());
         let _ = GpuProfile::from_toml("x", &A10G.as_bytes()[..cut]);
-        let _ = InterconnectProfile::from_toml("x", &G5_48.as_bytes()[..cut.min(G5_48.len())]);
+        let _ = InterconnectProfile::from_toml("x", &G5.as_bytes()[..cut.min(G5.len())]);
     }
 }

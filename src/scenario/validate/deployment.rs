@@ -1,9 +1,12 @@
 //! Model, machine, price, precision, and how the engine is spread over the GPUs.
 
+use std::sync::Arc;
+
 use super::super::PriceSpec;
-use super::super::diagnostic::Diagnostic;
+use super::super::diagnostic::{Diagnostic, Span};
 use super::super::raw::{RawEngine, RawHardware, RawModel};
 use super::{Context, looks_like_path};
+use crate::cost::profile::{DeploymentProfile, ProfileError};
 use crate::hardware::{self, CatalogError, InstanceType, PriceKind};
 use crate::model::{
     self, Dtype, DtypeSetting, ModelConfig, ModelError, WeightFormat, WeightPrecision,
@@ -183,6 +186,42 @@ fn usable<T>(
         Err(error) => context
             .problem_at(key, format!("cannot read {name}"), error.to_string())
             .help("see `servesim list instances` and `servesim list gpus` for what is built in"),
+    };
+    context.report(problem);
+    None
+}
+
+/// The deployment profile, where the key names a file and not an environment.
+pub(super) fn profile(
+    raw: &RawHardware,
+    context: &mut Context<'_>,
+) -> Option<Arc<DeploymentProfile>> {
+    const KEY: &str = "hardware.deployment";
+    let name = raw.deployment.as_deref().filter(|name| looks_like_path(name))?;
+    let (path, bytes) = context.read(KEY, name);
+    let shown = path.display().to_string();
+    let problem = match bytes.map(|bytes| (DeploymentProfile::from_toml(&shown, &bytes), bytes)) {
+        Ok((Ok(profile), _)) => return Some(Arc::new(profile)),
+        Ok((Err(ProfileError::Syntax { message, span, .. }), bytes)) => {
+            let problem = Diagnostic::new("this is no deployment profile");
+            let problem = match (std::str::from_utf8(&bytes), span) {
+                (Ok(text), Some(span)) => {
+                    let file = context.sources.add(shown, text);
+                    problem.at(Span::new(file, span), message)
+                }
+                _ => context.problem_at(KEY, problem.title, message),
+            };
+            problem.help("`servesim calibrate --fit-deployment` writes one")
+        }
+        Ok((Err(error), _)) => {
+            context.problem_at(KEY, "the deployment profile cannot be used", error.to_string())
+        }
+        Err(error) => context
+            .problem_at(KEY, format!("cannot read the deployment profile {shown}"), error.to_string())
+            .help(
+                "give the path of a profile that `servesim calibrate --fit-deployment` has written, \
+                 or the name of an environment, which has no slash and no extension",
+            ),
     };
     context.report(problem);
     None
