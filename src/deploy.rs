@@ -205,7 +205,7 @@ impl<'a> Deployment<'a> {
         observer: O,
         step_by_step: bool,
     ) -> Simulated<O> {
-        self.serve_from(self.workload(seed), seed, observer, step_by_step)
+        self.start(self.workload(seed), seed, observer, self.options(step_by_step), false)
     }
 
     /// Requests of one's own in place of the scenario's, and what the run has left of the cost model.
@@ -215,26 +215,31 @@ impl<'a> Deployment<'a> {
         observer: O,
         step_by_step: bool,
     ) -> Simulated<O> {
-        // The scenario's workload does not tell whether these requests share their prompts.
-        let engine = self.engine.clone().with_shared_prompts();
-        let deployment = Self { engine, ..self.clone() };
-        deployment.serve_from(workload, self.scenario.workload.seed, observer, step_by_step)
-    }
-
-    fn serve_from<O: Observer>(
-        &self,
-        workload: Box<dyn Workload>,
-        seed: u64,
-        observer: O,
-        step_by_step: bool,
-    ) -> Simulated<O> {
-        let options = RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() };
-        self.drive(workload, seed, observer, options, false)
+        let seed = self.scenario.workload.seed;
+        self.drive(workload, seed, observer, self.options(step_by_step), false)
     }
 
     /// Requests of one's own, to an end of one's own; every step with its
     /// [`detail`](crate::scheduler::Step::detail) if asked for.
     pub fn drive<O: Observer>(
+        &self,
+        workload: Box<dyn Workload>,
+        seed: u64,
+        observer: O,
+        options: RunOptions,
+        detail: bool,
+    ) -> Simulated<O> {
+        // The scenario's workload does not tell whether these requests share their prompts.
+        let engine = self.engine.clone().with_shared_prompts();
+        let deployment = Self { engine, ..self.clone() };
+        deployment.start(workload, seed, observer, options, detail)
+    }
+
+    fn options(&self, step_by_step: bool) -> RunOptions {
+        RunOptions { stop_at: self.stop_at(), step_by_step, ..Default::default() }
+    }
+
+    fn start<O: Observer>(
         &self,
         workload: Box<dyn Workload>,
         seed: u64,
