@@ -2,7 +2,7 @@
 //! nearest to it, scaled by nominal figures and marked as transferred, else nominal figures.
 
 use crate::cost::profile::{
-    AttentionSurfaces, DecodeSurface, ElementwiseSurface, Fit, GemmSurface, GpuProfile,
+    AttentionSurfaces, DecodeSurface, ElementwiseSurface, FORMAT, Fit, GemmSurface, GpuProfile,
     MixedMemorySurface, MixedSurface, PrefillSurface, SamplerSurface, SkewSurface,
 };
 use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced, significant};
@@ -372,6 +372,7 @@ fn sampler(gpu: &Gpu) -> SamplerSurface {
 pub fn to_toml(profile: &GpuProfile, gpu: &Gpu) -> String {
     let table = toml::Table::try_from(profile).expect("a profile is plain data");
     let mut text = format!("# {}, written by `servesim calibrate --from-tables`.\n", gpu.product);
+    text.push_str(&format!("format = {FORMAT}\n"));
     if let Some(note) = table.get("note") {
         text.push_str(&format!("note = {note}\n"));
     }

@@ -9,6 +9,9 @@ mod interconnect;
 pub mod lookup;
 mod weight_kernel;
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use serde::de::DeserializeOwned;
 
 pub use deployment::{DeploymentProfile, FitRecord, FittedConstant};
@@ -25,7 +28,7 @@ pub use weight_kernel::{DirectSurface, UnpackSurface, WeightKernelProfile};
 pub enum ProfileError {
     /// `span` is the range of bytes that the message is about.
     #[error("calibration profile {name}: {message}")]
-    Syntax { name: String, message: String, span: Option<std::ops::Range<usize>> },
+    Syntax { name: String, message: String, span: Option<Range<usize>> },
     #[error("calibration profile {name}: {field} is {value}; it must be {expected}")]
     Value { name: String, field: String, value: String, expected: &'static str },
     #[error("no coefficient {name:?}; there are {}", .known.join(", "))]
@@ -44,6 +47,36 @@ pub enum ProfileError {
     NoWeightKernel { kernel: String },
 }
 
+/// What the coefficients of a profile mean. It goes up when one is taken to mean something else, so
+/// that numbers measured for the old meaning are refused and not misread. A file that says nothing
+/// is taken as of this one: its unknown and missing keys are told.
+pub const FORMAT: u32 = 1;
+
+/// The text without its `format`, which must be ours; every other byte stays where it was. Else the
+/// format that it has, and where it says so.
+fn in_our_format(text: &str) -> Result<Cow<'_, str>, (String, Range<usize>)> {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let key = line.trim_start();
+        if key.starts_with('[') {
+            break;
+        }
+        let value = key.strip_prefix("format").and_then(|rest| rest.trim_start().strip_prefix('='));
+        if let Some(value) = value {
+            let span = start..start + line.trim_end().len();
+            let value = value.split('#').next().unwrap_or_default().trim();
+            if value != FORMAT.to_string() {
+                return Err((value.to_owned(), span));
+            }
+            let mut rest = text.to_owned();
+            rest.replace_range(span.clone(), &" ".repeat(span.len()));
+            return Ok(Cow::Owned(rest));
+        }
+        start += line.len();
+    }
+    Ok(Cow::Borrowed(text))
+}
+
 /// Reads a profile's text; `name` is what messages call it.
 fn read_toml<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ProfileError> {
     let syntax = |message, span| ProfileError::Syntax { name: name.to_owned(), message, span };
@@ -51,7 +84,14 @@ fn read_toml<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Profile
         let at = error.valid_up_to();
         syntax(format!("not UTF-8 text at byte {at}"), Some(at..at + 1))
     })?;
-    toml::from_str(text).map_err(|error| syntax(error.message().to_owned(), error.span()))
+    let text = in_our_format(text).map_err(|(format, span)| {
+        let message = format!(
+            "it is of format {format}, and this servesim reads format {FORMAT}; measure or fit it \
+             again with `servesim calibrate`, or use the servesim that wrote it"
+        );
+        syntax(message, Some(span))
+    })?;
+    toml::from_str(&text).map_err(|error| syntax(error.message().to_owned(), error.span()))
 }
 
 /// What a coefficient may be, beyond what its unit already says (finite and not negative).

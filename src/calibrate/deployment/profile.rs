@@ -2,13 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use crate::cost::profile::DeploymentProfile;
+use crate::cost::profile::{DeploymentProfile, FORMAT};
 
 /// The profile with one line for each coefficient.
 pub fn to_toml(profile: &DeploymentProfile) -> String {
     // As JSON the fields keep the order of their declaration; text and numbers are written alike.
     let object = serde_json::to_value(profile).expect("a profile is plain data");
-    let mut text = "# Written by `servesim calibrate --fit-deployment`.\n".to_owned();
+    let mut text =
+        format!("# Written by `servesim calibrate --fit-deployment`.\nformat = {FORMAT}\n");
     write_table(&mut text, "", object.as_object().expect("a profile has fields"));
     text
 }

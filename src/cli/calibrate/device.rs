@@ -16,6 +16,7 @@ use crate::calibrate::table::{TableKind, to_csv};
 use crate::cli::args::{CalibrateArgs, DeviceKind, Format};
 use crate::cli::output::{self, Content, OutDir};
 use crate::cli::{Failure, Outcome};
+use crate::cost::profile::FORMAT;
 use crate::report::Listing;
 
 pub fn run(kind: DeviceKind, args: &CalibrateArgs) -> Result<Outcome, Failure> {
@@ -97,7 +98,9 @@ fn not_there(error: &DeviceError) -> Failure {
 fn gpu_file(calibrated: &Calibrated) -> String {
     let mut gpu = calibrated.gpu.clone();
     let table = toml::Table::try_from(&calibrated.profile);
-    gpu.calibration = Some(table.expect("a profile has only plain values"));
+    let mut table = table.expect("a profile has only plain values");
+    table.insert("format".into(), i64::from(FORMAT).into());
+    gpu.calibration = Some(table);
     gpu.to_toml()
 }
 

@@ -234,3 +234,16 @@ proptest! {
         let _ = InterconnectProfile::from_toml("x", &G5.as_bytes()[..cut.min(G5.len())]);
     }
 }
+
+#[test]
+fn a_profile_of_another_format_is_refused_where_it_says_so() {
+    let ours = format!("# A10G\nformat = {FORMAT} # ours\n{A10G}");
+    let plain = GpuProfile::from_toml("a10g", A10G.as_bytes()).unwrap();
+    assert_eq!(GpuProfile::from_toml("a10g", ours.as_bytes()).unwrap(), plain);
+
+    let other = format!("# A10G\nformat = 7\n{A10G}");
+    let error = GpuProfile::from_toml("a10g", other.as_bytes()).unwrap_err();
+    let ProfileError::Syntax { message, span, .. } = error else { panic!("{error}") };
+    assert!(message.contains("format 7") && message.contains("servesim calibrate"), "{message}");
+    assert_eq!(&other[span.unwrap()], "format = 7");
+}
