@@ -9,7 +9,7 @@ use super::super::{Failure, Outcome, input, output, run};
 use super::percent;
 use crate::deploy::Simulated;
 use crate::load_test::read::{ReadError, TOLD_BY};
-use crate::load_test::{self, Comparison, Log};
+use crate::load_test::{self, Comparison, Log, Row};
 use crate::report::{Listing, Style, json};
 use crate::scenario::Registry;
 
@@ -133,7 +133,8 @@ fn render(
     text
 }
 
-fn for_people(comparison: &Comparison) -> Listing {
+/// A row for each metric, its figures as `shown`.
+fn listing(comparison: &Comparison, shown: impl Fn(&Row) -> [Value; 3]) -> Listing {
     let mut listing = Listing::new(&[
         ("metric", "metric"),
         ("unit", "unit"),
@@ -142,38 +143,28 @@ fn for_people(comparison: &Comparison) -> Listing {
         ("error", "error"),
         ("place", "in the file"),
     ]);
-    let rounded = |value: f64| Value::from((value * 1000.0).round() / 1000.0);
     for row in &comparison.rows {
+        let [measured, predicted, error] = shown(row);
         listing.push(vec![
             row.metric.clone().into(),
             row.unit.into(),
-            rounded(row.measured),
-            row.predicted.map_or(Value::Null, rounded),
-            row.error.map(percent).into(),
+            measured,
+            predicted,
+            error,
             row.place.clone().into(),
         ]);
     }
     listing
 }
 
+fn for_people(comparison: &Comparison) -> Listing {
+    let rounded = |value: f64| Value::from((value * 1000.0).round() / 1000.0);
+    listing(comparison, |row| {
+        let predicted = row.predicted.map_or(Value::Null, rounded);
+        [rounded(row.measured), predicted, row.error.map(percent).into()]
+    })
+}
+
 fn rows(comparison: &Comparison) -> Listing {
-    let mut listing = Listing::new(&[
-        ("metric", "metric"),
-        ("unit", "unit"),
-        ("measured", "measured"),
-        ("predicted", "predicted"),
-        ("error", "error"),
-        ("place", "in the file"),
-    ]);
-    for row in &comparison.rows {
-        listing.push(vec![
-            row.metric.clone().into(),
-            row.unit.into(),
-            row.measured.into(),
-            row.predicted.into(),
-            row.error.into(),
-            row.place.clone().into(),
-        ]);
-    }
-    listing
+    listing(comparison, |row| [row.measured.into(), row.predicted.into(), row.error.into()])
 }
