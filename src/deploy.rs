@@ -177,7 +177,7 @@ impl<'a> Deployment<'a> {
 
     /// A fresh router, whose choices follow from `seed` where it draws them.
     pub fn router(&self, seed: u64) -> Box<dyn Router> {
-        self.scenario.router(self.plan.kv_tokens).router(seed)
+        self.scenario.router(vec![self.plan.kv_tokens]).router(seed)
     }
 
     /// Runs once with `seed`. Runs share nothing that changes, so any number may go on at once.

@@ -63,7 +63,7 @@ fn run(case: &Case, step_by_step: bool) -> (RunTotals, Digest) {
     let router = RouterSettings {
         policy: case.router,
         sessions: case.closed || case.sessions.is_some(),
-        kv_tokens: 3000,
+        kv_tokens: vec![3000],
         ..RouterSettings::default()
     };
     let router = router.router(case.seed);

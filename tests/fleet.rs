@@ -12,10 +12,10 @@ use common::{CurvedCost, Digest};
 use servesim::deploy::Deployment;
 use servesim::engine::fleet::autoscaling::{Autoscaling, ScalingMetric};
 use servesim::engine::fleet::rules::{
-    Admission, FleetRules, LostRequests, Outage, Patience, RandomFailures,
+    Admission, FleetRules, LostRequests, Outage, Patience, PoolRules, RandomFailures,
 };
 use servesim::engine::invariants::Invariants;
-use servesim::engine::observer::{Observer, Outcome, RequestRecord};
+use servesim::engine::observer::{NO_REPLICA, Observer, Outcome, RequestRecord};
 use servesim::engine::router::{RouterPolicy, RouterSettings};
 use servesim::engine::{RunOptions, RunTotals, Simulation};
 use servesim::metrics::{Recorder, Summary};
@@ -197,6 +197,48 @@ fn a_failure_loses_what_was_there_or_sends_it_elsewhere_and_nothing_else() {
 }
 
 #[test]
+fn a_machine_goes_down_with_all_replicas_on_it() {
+    let at = |seconds| SimTime::ZERO + SimDuration::from_secs(seconds);
+    let shared = [
+        "workload.num-requests=400",
+        "fleet.machines=2",
+        "hardware.instance=g5.12xlarge",
+        "engine.replicas=2",
+        "fleet.outages.first.at=20s",
+        "fleet.outages.first.duration=30s",
+    ];
+    let by_machine = [&shared[..], &["fleet.outages.first.machine=1"]].concat();
+    let (summary, records) = run(SHARED, &by_machine);
+    let failures = |summary: &Summary| -> Vec<f64> {
+        summary.replicas.iter().map(|replica| replica.failures.get()).collect()
+    };
+    assert_eq!(failures(&summary), [0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(summary.fleet.as_ref().map(|fleet| fleet.failures.get()), Some(1.0));
+    for replica in [2, 3] {
+        let lost = records.iter().filter(|r| r.replica == replica && r.ended == at(20));
+        let mut lost = lost.map(|record| record.outcome).peekable();
+        assert!(lost.peek().is_some(), "{replica} had nothing to lose");
+        assert!(lost.all(|outcome| outcome == Outcome::Ended(FinishReason::ReplicaFailed)));
+        let meanwhile = |r: &&RequestRecord| r.arrival > at(20) && r.arrival < at(50);
+        assert!(records.iter().filter(meanwhile).all(|record| record.replica != replica));
+        assert!(records.iter().any(|r| r.replica == replica && r.arrival >= at(50)));
+    }
+    // Whichever of its replicas names it, the machine is the same.
+    let by_replica = [&shared[..], &["fleet.outages.first.replica=2"]].concat();
+    assert_eq!(run(SHARED, &by_replica).1, records);
+
+    let random = [
+        &shared[..4],
+        &["fleet.failures.mtbf=20s", "fleet.failures.mttr=5s", "workload.patience.retries=9"],
+    ];
+    let (summary, _) = run(SHARED, &random.concat());
+    let rows = failures(&summary);
+    assert_eq!((rows[0], rows[2]), (rows[1], rows[3]));
+    let counted = summary.fleet.expect("a fleet").failures.get();
+    assert!(counted > 1.0 && counted == rows[0] + rows[2], "{counted} of {rows:?}");
+}
+
+#[test]
 fn with_nobody_left_requests_are_unavailable() {
     let settings = [&["workload.num-requests=400", "fleet.machines=1"][..], &OUTAGE].concat();
     let settings: Vec<&str> = settings
@@ -261,7 +303,6 @@ fn each_tenant_is_held_to_its_own_targets() {
 struct Case {
     engine: Engine,
     rules: FleetRules,
-    most_machines: u16,
     router: RouterPolicy,
     pairs: Vec<LengthPair>,
     clients: Option<u32>,
@@ -271,58 +312,87 @@ struct Case {
     seed: u64,
 }
 
+impl Case {
+    fn pool_of(&self, replica: u16) -> u16 {
+        let mut ends = self.rules.pools.iter().scan(0, |end, pool| {
+            *end += pool.replicas();
+            Some(*end)
+        });
+        ends.position(|end| replica < end).expect("a replica of the fleet") as u16
+    }
+}
+
 fn ms(ms: u64) -> SimDuration {
     SimDuration::from_millis(ms)
 }
 
-fn rules() -> impl Strategy<Value = (FleetRules, u16)> {
-    let optional = |range: std::ops::Range<u32>| prop::option::of(range);
+fn pool() -> impl Strategy<Value = PoolRules> {
     (
         (1u16..4, 1u16..3, 0u16..3),
+        prop::sample::select(vec![1.0, 1.0, 0.5, 3.0]),
+        prop::option::of((200u64..20_000, 1u64..5000)),
+        prop::option::of((prop::sample::select(ScalingMetric::ALL), 1u64..3000, 0u64..5000)),
+    )
+        .prop_map(|((machines, replicas_per_machine, more), weight, failures, scaling)| {
+            let autoscaling = scaling.map(|(metric, interval, delay)| Autoscaling {
+                metric,
+                target: if metric == ScalingMetric::Kv { 0.3 } else { 2.5 },
+                min_machines: 1,
+                max_machines: machines + more,
+                interval: ms(interval),
+                start_up_delay: ms(delay),
+                scale_down_delay: ms(2 * delay),
+            });
+            PoolRules {
+                most_machines: machines + more,
+                replicas_per_machine,
+                weight,
+                failures: failures
+                    .map(|(mtbf, mttr)| RandomFailures { mtbf: ms(mtbf), mttr: ms(mttr) }),
+                autoscaling,
+                ..PoolRules::of(machines)
+            }
+        })
+}
+
+fn rules() -> impl Strategy<Value = FleetRules> {
+    let optional = |range: std::ops::Range<u32>| prop::option::of(range);
+    (
+        (prop::collection::vec(pool(), 1..4), prop::collection::vec(any::<u8>(), 2)),
         (optional(1..20), optional(1..6)),
         prop::option::of((prop::option::of(1u64..8000), 0u32..4, 1u64..2000)),
         prop::sample::select(LostRequests::ALL),
-        prop::collection::vec((0u16..3, 0u64..8000, 1u64..5000), 0..4),
-        prop::option::of((200u64..20_000, 1u64..5000)),
-        prop::option::of((prop::sample::select(ScalingMetric::ALL), 1u64..3000, 0u64..5000)),
+        prop::collection::vec((0u16..9, 0u64..8000, 1u64..5000), 0..4),
         any::<u64>(),
     )
-        .prop_map(
-            |(sizes, limits, patience, lost_requests, outages, failures, scaling, seed)| {
-                let (machines, replicas_per_machine, more) = sizes;
-                let outage = |(replica, at, duration): (u16, u64, u64)| Outage {
-                    replica: replica % (machines * replicas_per_machine),
-                    at: ms(at),
-                    duration: ms(duration),
-                };
-                let rules = FleetRules {
-                    machines,
-                    replicas_per_machine,
-                    admission: Admission { max_outstanding: limits.0, max_waiting: limits.1 },
-                    patience: Vec::new(),
-                    patience_of_all: patience.map(|(timeout, retries, delay)| Patience {
-                        timeout: timeout.map(ms),
-                        retries,
-                        retry_delay: ms(delay),
-                    }),
-                    lost_requests,
-                    outages: outages.into_iter().map(outage).collect(),
-                    failures: failures
-                        .map(|(mtbf, mttr)| RandomFailures { mtbf: ms(mtbf), mttr: ms(mttr) }),
-                    autoscaling: scaling.map(|(metric, interval, delay)| Autoscaling {
-                        metric,
-                        target: if metric == ScalingMetric::Kv { 0.3 } else { 2.5 },
-                        min_machines: 1,
-                        max_machines: machines + more,
-                        interval: ms(interval),
-                        start_up_delay: ms(delay),
-                        scale_down_delay: ms(2 * delay),
-                    }),
-                    seed,
-                };
-                (rules, machines + more)
-            },
-        )
+        .prop_map(|((pools, serving), limits, patience, lost_requests, outages, seed)| {
+            let machines: u16 = pools.iter().map(|pool| pool.most_machines).sum();
+            let outage = |(machine, at, duration): (u16, u64, u64)| Outage {
+                machine: machine % machines,
+                at: ms(at),
+                duration: ms(duration),
+            };
+            // Each tenant's pools are a subset that is not empty.
+            let subset = |bits: u8| -> Vec<u16> {
+                let pools = 0..pools.len() as u16;
+                let some: Vec<u16> = pools.clone().filter(|pool| bits >> pool & 1 == 1).collect();
+                if some.is_empty() { pools.collect() } else { some }
+            };
+            FleetRules {
+                serving: serving.into_iter().map(subset).collect(),
+                admission: Admission { max_outstanding: limits.0, max_waiting: limits.1 },
+                patience: Vec::new(),
+                patience_of_all: patience.map(|(timeout, retries, delay)| Patience {
+                    timeout: timeout.map(ms),
+                    retries,
+                    retry_delay: ms(delay),
+                }),
+                lost_requests,
+                outages: outages.into_iter().map(outage).collect(),
+                seed,
+                pools,
+            }
+        })
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -335,22 +405,11 @@ fn cases() -> impl Strategy<Value = Case> {
         0.5f64..40.0,
         (1u64..80, prop::option::of(1u64..20_000), any::<u64>()),
     )
-        .prop_map(|(engine, (rules, most_machines), router, pairs, clients, rate, rest)| {
+        .prop_map(|(engine, rules, router, pairs, clients, rate, rest)| {
             let (requests, stop_ms, seed) = rest;
             let pairs = pairs.into_iter().map(|(input, output)| LengthPair { input, output });
             let pairs = pairs.collect();
-            Case {
-                engine,
-                rules,
-                most_machines,
-                router,
-                pairs,
-                clients,
-                rate,
-                requests,
-                stop_ms,
-                seed,
-            }
+            Case { engine, rules, router, pairs, clients, rate, requests, stop_ms, seed }
         })
 }
 
@@ -358,28 +417,29 @@ fn run_case(case: &Case, step_by_step: bool) -> (RunTotals, (Digest, Invariants)
     let order = LengthOrder::Shuffle;
     let lengths = LengthSource::Pairs { pairs: case.pairs.clone().into(), order };
     let tenant = Tenant { share: 1.0, priority: 0, lengths, prefix: None, sessions: None };
+    let tenants = [tenant.clone(), Tenant { share: 0.5, ..tenant }];
     let requests = Some(case.requests);
     let workload: Box<dyn Workload> = match case.clients {
         Some(clients) => {
-            let mix = Mix::of_clients(&[tenant], clients, case.seed);
+            let mix = Mix::of_clients(&tenants, clients, case.seed);
             Box::new(ClosedLoop::new(clients, mix, ms(3), ms(1), requests))
         }
         None => {
             let process = ArrivalProcess::Poisson { request_rate: case.rate, rescale: false };
             let arrivals = Arrivals::new(&process, requests, None, case.seed);
-            let mix = Mix::open_loop(&[tenant], case.seed);
+            let mix = Mix::open_loop(&tenants, case.seed);
             Box::new(OpenLoop::new(arrivals, mix, ms(0), requests, None))
         }
     };
     let stop_at = case.stop_ms.map(|stop| SimTime::ZERO + ms(stop));
     let options = RunOptions { stop_at, step_by_step, ..RunOptions::default() };
-    let replicas = (0..case.most_machines * case.rules.replicas_per_machine)
+    let replicas = (0..case.rules.replicas())
         .map(|_| (case.engine.config.scheduler(), Box::new(CurvedCost) as Box<_>))
         .collect();
     let settings = RouterSettings {
         policy: case.router,
         sessions: case.clients.is_some(),
-        kv_tokens: 3000,
+        kv_tokens: vec![3000],
         ..RouterSettings::default()
     };
     let observer = (Digest::default(), Invariants::default());
@@ -421,6 +481,11 @@ proptest! {
         prop_assert_eq!(delivered, jumped.tokens, "tokens are got or lost");
         for record in &jumped.records {
             prop_assert!(record.arrival <= record.ended);
+            if record.replica != NO_REPLICA {
+                let pool = case.pool_of(record.replica);
+                let serving = &case.rules.serving[usize::from(record.tenant)];
+                prop_assert!(serving.contains(&pool), "{record:?} by pool {pool}");
+            }
             if case.stop_ms.is_none() {
                 prop_assert!(record.outcome != Outcome::Unfinished, "{record:?}");
             }

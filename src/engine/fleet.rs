@@ -17,6 +17,7 @@ use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
 use super::observer::{FleetReport, NO_REPLICA, Observer, Outcome};
+use super::router::ReplicaLoad;
 use super::{Simulation, record};
 use crate::random::{self, Use};
 use crate::request::{FinishReason, Request, RequestId, RequestTable};
@@ -57,9 +58,9 @@ enum Due {
 }
 
 impl Fleet {
-    pub(super) fn new(rules: FleetRules, new_scheduler: NewScheduler, replicas: u16) -> Self {
+    pub(super) fn new(rules: FleetRules, new_scheduler: NewScheduler) -> Self {
         Self {
-            machines: Machines::new(&rules, replicas),
+            machines: Machines::new(&rules),
             patience: BinaryHeap::new(),
             again: BTreeMap::new(),
             entered: 0,
@@ -117,6 +118,13 @@ impl Fleet {
         Some(Due::Again(Box::new(first.remove())))
     }
 
+    /// The pools that a tenant's requests may go to.
+    fn pools_for(&self, tenant: u16) -> impl Iterator<Item = u16> + '_ {
+        let own = self.rules.serving.get(usize::from(tenant));
+        let any = own.is_none().then(|| self.machines.pools());
+        own.into_iter().flatten().copied().chain(any.into_iter().flatten())
+    }
+
     fn number(&mut self) -> u64 {
         self.entered += 1;
         self.entered
@@ -153,7 +161,7 @@ impl Fleet {
             patience.delay(u32::from(request.retries), unit)
         };
         let number = self.number();
-        let next = Request { retries, resent, ..request.again(now + delay) };
+        let next = Request { retries, resent, replica: NO_REPLICA, ..request.again(now + delay) };
         self.again.insert((now + delay, number), next);
         true
     }
@@ -170,11 +178,10 @@ impl Fleet {
 }
 
 impl<W: Workload, O: Observer> Simulation<W, O> {
-    /// Surrounds the replicas with `rules`; those of machines that are not there at the start come
-    /// last.
+    /// Surrounds the replicas with `rules`, which count as many.
     pub fn with_fleet(mut self, rules: FleetRules, new_scheduler: NewScheduler) -> Self {
-        let replicas = u16::try_from(self.replicas.len()).expect("replicas have 16-bit numbers");
-        self.fleet = Some(Box::new(Fleet::new(rules, new_scheduler, replicas)));
+        assert_eq!(usize::from(rules.replicas()), self.replicas.len(), "replicas of the rules");
+        self.fleet = Some(Box::new(Fleet::new(rules, new_scheduler)));
         self
     }
 
@@ -198,16 +205,22 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         let fleet = self.fleet.as_ref().expect("only a fleet dispatches");
         let looks_at_kv = self.router.looks_at_kv();
         self.loads.clear();
-        let accepting = self.replicas.iter().filter(|replica| fleet.machines.accepts(replica.id));
-        self.loads.extend(accepting.map(|replica| replica.load(looks_at_kv)));
+        for pool in fleet.pools_for(request.spec.tenant) {
+            let weight = fleet.machines.weight(pool);
+            let accepting = fleet.machines.accepting(pool);
+            let loads = accepting.map(|replica| ReplicaLoad {
+                weight,
+                ..self.replicas[usize::from(replica)].load(looks_at_kv)
+            });
+            self.loads.extend(loads);
+        }
         let up = self.loads.len() as u64;
         let admission = fleet.rules.admission;
         let full =
             |limit: Option<u32>, count: u64| limit.is_some_and(|n| count >= u64::from(n) * up);
         let outstanding = self.loads.iter().map(|load| u64::from(load.outstanding)).sum();
         let waiting = || {
-            let replicas =
-                self.replicas.iter().filter(|replica| fleet.machines.accepts(replica.id));
+            let replicas = self.loads.iter().map(|load| &self.replicas[usize::from(load.replica)]);
             replicas.map(|replica| u64::from(replica.waiting())).sum()
         };
         let refusal = if self.loads.is_empty() {
@@ -270,10 +283,11 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     fn change(&mut self, change: Change) {
         let fleet = self.fleet.as_mut().expect("only a fleet changes");
         match change {
-            Change::Fails { replica } => {
-                self.lose_requests(usize::from(replica));
-                let fleet = self.fleet.as_mut().expect("it was there");
-                fleet.machines.stop_if_drained(self.now, replica, &self.replicas);
+            Change::Fails { machine } => {
+                for replica in fleet.machines.replicas_of(machine) {
+                    self.lose_requests(usize::from(replica));
+                    self.stop_if_drained(usize::from(replica));
+                }
             }
             Change::Recovers => {}
             Change::Starts { machine } => {
@@ -284,24 +298,22 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
                     self.router.forget(replica);
                 }
             }
-            Change::Scales => {
-                let machines = &mut fleet.machines;
-                let measures: Vec<ReplicaMeasure> = self
-                    .replicas
-                    .iter()
-                    .filter(|replica| machines.accepts(replica.id))
+            Change::Scales { pool } => {
+                let accepting = fleet.machines.accepting(pool);
+                let replicas = accepting.map(|replica| &self.replicas[usize::from(replica)]);
+                let measures: Vec<ReplicaMeasure> = replicas
                     .map(|replica| ReplicaMeasure {
                         outstanding: replica.outstanding,
                         waiting: replica.waiting(),
                         kv: replica.kv_usage(),
                     })
                     .collect();
-                machines.scale(self.now, &measures, &self.replicas);
+                fleet.machines.scale(self.now, pool, &measures, &self.replicas);
             }
         }
     }
 
-    /// A replica fails: everything on it is lost, its cache included.
+    /// Everything on a replica is lost, its cache included.
     fn lose_requests(&mut self, index: usize) {
         let fleet = self.fleet.as_mut().expect("only a fleet loses replicas");
         let replica = &mut self.replicas[index];

@@ -105,12 +105,27 @@ pub struct SteadyRun {
 pub struct FleetReport {
     /// By number.
     pub replicas: Vec<ReplicaReport>,
-    /// For how long machines were paid for, all together; `None` where all were there all the time.
-    pub machine_time: Option<SimDuration>,
-    /// The most that were paid for at once.
+    /// By number; none where all machines were there all the time.
+    pub pools: Vec<PoolReport>,
+    /// The most machines that were paid for at once.
     pub most_machines: u16,
+    /// How often one has failed.
+    pub failures: u32,
     /// Of the run.
     pub end: SimTime,
+}
+
+/// What the machines of a pool did in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolReport {
+    /// Of all machines that could have come; they follow those of the pool before.
+    pub replicas: u16,
+    /// For how long machines were paid for, all together.
+    pub machine_time: SimDuration,
+    /// The most that were paid for at once.
+    pub most_machines: u16,
+    /// How often one has failed.
+    pub failures: u32,
 }
 
 /// What a replica did in a run.
@@ -126,7 +141,7 @@ pub struct ReplicaReport {
     pub busy: SimDuration,
     /// Time in which it was up, taking requests or finishing those that it had.
     pub up: SimDuration,
-    /// How often it has failed.
+    /// How often its machine has failed.
     pub failures: u32,
 }
 

@@ -148,7 +148,8 @@ impl Replica {
     pub(super) fn load(&self, with_kv: bool) -> ReplicaLoad {
         let Occupancy { kv_used, kv_total, .. } =
             if with_kv { self.scheduler.occupancy() } else { Occupancy::default() };
-        ReplicaLoad { replica: self.id, outstanding: self.outstanding, kv_used, kv_total }
+        let (replica, outstanding) = (self.id, self.outstanding);
+        ReplicaLoad { replica, outstanding, kv_used, kv_total, ..ReplicaLoad::default() }
     }
 
     /// What has become of it by `end`.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::summary::Count;
 use crate::engine::observer::{FleetReport, ReplicaReport};
+use crate::time::SimDuration;
 use crate::units::UsdPerHour;
 
 /// What a replica did in the whole run, warm-up included.
@@ -17,7 +18,7 @@ pub struct ReplicaSummary {
     pub utilization: f64,
     pub busy_s: f64,
     pub up_s: f64,
-    /// How often it has failed.
+    /// How often its machine has failed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: Count,
 }
@@ -35,7 +36,7 @@ pub struct FleetSummary {
     pub machine_hours: f64,
     /// What these cost; null without a price.
     pub usd: Option<f64>,
-    /// Failures of replicas.
+    /// Failures of machines.
     pub failures: Count,
     /// Attempts that were lost and followed by another.
     pub retries: Count,
@@ -48,14 +49,18 @@ impl FleetSummary {
         retries: u64,
         price: Option<UsdPerHour>,
     ) -> Option<Self> {
-        let (paid_s, end_s) = (report.machine_time?.as_secs_f64(), report.end.as_secs_f64());
+        if report.pools.is_empty() {
+            return None;
+        }
+        let paid: SimDuration = report.pools.iter().map(|pool| pool.machine_time).sum();
+        let (paid_s, end_s) = (paid.as_secs_f64(), report.end.as_secs_f64());
         let machine_hours = paid_s / 3600.0;
         Some(Self {
             machines: if end_s > 0.0 { paid_s / end_s } else { 0.0 },
             most_machines: Count::new(report.most_machines.into()),
             machine_hours,
             usd: price.map(|price| price.get() * machine_hours),
-            failures: Count::new(report.replicas.iter().map(|row| u64::from(row.failures)).sum()),
+            failures: Count::new(report.failures.into()),
             retries: Count::new(retries),
         })
     }

@@ -18,7 +18,7 @@ pub(super) fn machines(summary: &Summary) -> String {
         number(fleet.machine_hours, 4),
     );
     if fleet.failures.get() > 0.0 {
-        text.push_str(&format!("; failures of replicas: {}", count(fleet.failures.get())));
+        text.push_str(&format!("; failures of machines: {}", count(fleet.failures.get())));
     }
     if fleet.retries.get() > 0.0 {
         text.push_str(&format!("; attempts lost and tried again: {}", count(fleet.retries.get())));

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use super::{ArrivalSpec, Scenario};
 use crate::engine::fleet::autoscaling::Autoscaling;
-use crate::engine::fleet::rules::{Admission, FleetRules, LostRequests, Outage, RandomFailures};
+use crate::engine::fleet::rules::{
+    Admission, FleetRules, LostRequests, Outage, PoolRules, RandomFailures,
+};
 use crate::engine::router::{PrefixAwareSettings, RouterPolicy, RouterSettings};
 
 /// Machines of one kind behind a router.
@@ -48,8 +50,9 @@ impl Scenario {
         u16::try_from(self.engine.replicas).expect("the schema bounds it")
     }
 
-    /// The router, before replicas whose KV cache holds `kv_tokens` tokens.
-    pub fn router(&self, kv_tokens: u64) -> RouterSettings {
+    /// The router, before replicas whose KV caches hold `kv_tokens` tokens, the last also those that
+    /// follow.
+    pub fn router(&self, kv_tokens: Vec<u64>) -> RouterSettings {
         let settings = RouterSettings { kv_tokens, ..RouterSettings::default() };
         let Some(fleet) = &self.fleet else { return settings };
         RouterSettings {
@@ -65,25 +68,33 @@ impl Scenario {
         let workload = &self.workload;
         let patient = workload.patience.is_none()
             && workload.tenants.iter().all(|tenant| tenant.patience.is_none());
-        let rules = FleetRules {
-            machines: self.machines(),
+        let pool = PoolRules {
             replicas_per_machine: self.replicas_per_machine(),
+            ..PoolRules::of(self.machines())
+        };
+        let rules = FleetRules {
             patience: workload.tenants.iter().map(|tenant| tenant.patience).collect(),
             patience_of_all: workload.patience,
             seed,
             ..FleetRules::default()
         };
-        let Some(fleet) = &self.fleet else { return (!patient).then_some(rules) };
+        let Some(fleet) = &self.fleet else {
+            return (!patient).then(|| FleetRules { pools: vec![pool], ..rules });
+        };
         let steady = fleet.admission == Admission::default()
             && fleet.outages.is_empty()
             && fleet.failures.is_none()
             && fleet.autoscaling.is_none();
         (!patient || !steady).then(|| FleetRules {
+            pools: vec![PoolRules {
+                most_machines: fleet.most_machines(),
+                failures: fleet.failures,
+                autoscaling: fleet.autoscaling,
+                ..pool
+            }],
             admission: fleet.admission,
             lost_requests: fleet.lost_requests,
             outages: fleet.outages.clone(),
-            failures: fleet.failures,
-            autoscaling: fleet.autoscaling,
             ..rules
         })
     }

@@ -1,4 +1,7 @@
-//! Which machines are there, and which of their replicas take requests.
+//! Which machines are there, and which of them take requests.
+//!
+//! What comes, goes and fails is a machine, with all replicas on it: they share its power, its host
+//! and its driver, and the cloud lends nothing smaller.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,38 +10,40 @@ use std::ops::Range;
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1};
 
-use super::super::observer::FleetReport;
+use super::super::observer::{FleetReport, PoolReport};
 use super::super::replica::Replica;
 use super::autoscaling::{Autoscaler, ReplicaMeasure};
-use super::rules::{FleetRules, RandomFailures};
+use super::rules::{FleetRules, PoolRules, RandomFailures};
 use crate::random::{self, Use};
 use crate::time::{SimDuration, SimTime};
 
 /// What the engine has to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Everything on the replica is lost.
+    /// Everything on the machine is lost.
     Fails {
-        replica: u16,
+        machine: u16,
     },
     Recovers,
     /// The replicas of the machine start anew.
     Starts {
         machine: u16,
     },
-    /// The autoscaler wants to look at the metrics.
-    Scales,
+    /// The autoscaler of the pool wants to look at the metrics.
+    Scales {
+        pool: u16,
+    },
 }
 
-/// Something that happens to a machine or replica. Those that were planned before it changed again
-/// carry the number of an earlier change, and do not happen.
+/// Something that happens to a machine. What was planned before it changed again carries the number
+/// of an earlier change, and does not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Planned {
-    Outage { replica: u16, duration: SimDuration },
-    Failure { replica: u16, change: u32 },
-    Recovery { replica: u16, change: u32 },
+    Outage { machine: u16, duration: SimDuration },
+    Failure { machine: u16, change: u32 },
+    Recovery { machine: u16, change: u32 },
     Start { machine: u16, change: u32 },
-    Scaling,
+    Scaling { pool: u16 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,24 +55,50 @@ enum State {
     Draining,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Machine {
+    pool: u16,
+    /// The first of its replicas, and how many they are.
+    first: u16,
+    replicas: u16,
     state: State,
+    failed: bool,
+    /// Counts what happens to it.
     change: u32,
     /// Since when it is paid for.
-    since: SimTime,
+    paid_since: SimTime,
     paid: SimDuration,
-}
-
-#[derive(Debug)]
-struct Health {
-    failed: bool,
-    change: u32,
     /// Since when it is up, if it is: taking requests, or finishing those that it has.
-    since: Option<SimTime>,
+    up_since: Option<SimTime>,
     up: SimDuration,
     failures: u32,
     rng: Option<ChaCha8Rng>,
+}
+
+impl Machine {
+    const fn replicas(&self) -> Range<u16> {
+        self.first..self.first + self.replicas
+    }
+
+    const fn accepts(&self) -> bool {
+        matches!(self.state, State::Up) && !self.failed
+    }
+
+    fn goes_down(&mut self, now: SimTime) {
+        self.change += 1;
+        if let Some(since) = self.up_since.take() {
+            self.up += now.since(since);
+        }
+    }
+}
+
+/// Machines of one kind.
+#[derive(Debug)]
+struct Pool {
+    rules: PoolRules,
+    machines: Range<usize>,
+    autoscaler: Option<Autoscaler>,
+    most: u16,
 }
 
 /// In order of time and of planning.
@@ -75,11 +106,10 @@ type Plan = BinaryHeap<Reverse<(SimTime, u64, Planned)>>;
 
 #[derive(Debug)]
 pub(super) struct Machines {
-    per_machine: u16,
+    pools: Vec<Pool>,
     machines: Vec<Machine>,
-    replicas: Vec<Health>,
-    failures: Option<RandomFailures>,
-    autoscaler: Option<Autoscaler>,
+    /// By replica.
+    homes: Vec<u16>,
     /// What comes to an end: outages, recoveries, starts.
     certain: Plan,
     /// What goes on for ever: random failures, looks at the metrics.
@@ -89,62 +119,95 @@ pub(super) struct Machines {
 }
 
 impl Machines {
-    pub(super) fn new(rules: &FleetRules, replicas: u16) -> Self {
-        let per_machine = rules.replicas_per_machine.max(1);
-        let machine =
-            Machine { state: State::Off, change: 0, since: SimTime::ZERO, paid: SimDuration::ZERO };
-        let health = |replica: u16| Health {
-            failed: false,
-            change: 0,
-            since: None,
-            up: SimDuration::ZERO,
-            failures: 0,
-            rng: rules.failures.map(|_| random::stream(rules.seed, Use::Failures(replica.into()))),
-        };
+    pub(super) fn new(rules: &FleetRules) -> Self {
         let mut this = Self {
-            per_machine,
-            machines: vec![machine; usize::from(replicas / per_machine)],
-            replicas: (0..replicas).map(health).collect(),
-            failures: rules.failures,
-            autoscaler: rules.autoscaling.map(Autoscaler::new),
+            pools: Vec::new(),
+            machines: Vec::new(),
+            homes: Vec::new(),
             certain: Plan::new(),
             recurring: Plan::new(),
             planned: 0,
             most: 0,
         };
+        for (number, pool) in (0u16..).zip(&rules.pools) {
+            this.add_pool(number, pool, rules.seed);
+        }
         for outage in &rules.outages {
-            let (replica, duration) = (outage.replica, outage.duration);
-            this.plan(SimTime::ZERO + outage.at, Planned::Outage { replica, duration });
+            let (machine, duration) = (outage.machine, outage.duration);
+            this.plan(SimTime::ZERO + outage.at, Planned::Outage { machine, duration });
         }
-        for machine in 0..rules.machines.min(replicas / per_machine) {
-            this.machines[usize::from(machine)].state = State::Starting;
-            this.starts(SimTime::ZERO, machine);
+        for (number, pool) in rules.pools.iter().enumerate() {
+            let first = this.pools[number].machines.start;
+            for machine in first..first + usize::from(pool.machines.min(pool.most_machines)) {
+                this.starts(SimTime::ZERO, machine as u16);
+            }
         }
-        if let Some(interval) = this.autoscaler.as_ref().map(|scaler| scaler.rule().interval) {
-            this.plan(SimTime::ZERO + interval, Planned::Scaling);
+        for (number, pool) in (0u16..).zip(&rules.pools) {
+            if let Some(rule) = &pool.autoscaling {
+                this.plan(SimTime::ZERO + rule.interval, Planned::Scaling { pool: number });
+            }
         }
         this
     }
 
+    fn add_pool(&mut self, pool: u16, rules: &PoolRules, seed: u64) {
+        let start = self.machines.len();
+        for _ in 0..rules.most_machines {
+            let number = u32::try_from(self.machines.len()).expect("machines have 16-bit numbers");
+            let first = self.homes.len() as u16;
+            self.homes
+                .resize(self.homes.len() + usize::from(rules.replicas_per_machine), number as u16);
+            self.machines.push(Machine {
+                pool,
+                first,
+                replicas: rules.replicas_per_machine,
+                state: State::Off,
+                failed: false,
+                change: 0,
+                paid_since: SimTime::ZERO,
+                paid: SimDuration::ZERO,
+                up_since: None,
+                up: SimDuration::ZERO,
+                failures: 0,
+                rng: rules.failures.map(|_| random::stream(seed, Use::Failures(number))),
+            });
+        }
+        self.pools.push(Pool {
+            rules: *rules,
+            machines: start..self.machines.len(),
+            autoscaler: rules.autoscaling.map(Autoscaler::new),
+            most: 0,
+        });
+    }
+
     pub(super) fn replicas_of(&self, machine: u16) -> Range<u16> {
-        let first = machine * self.per_machine;
-        first..first + self.per_machine
+        self.machines[usize::from(machine)].replicas()
     }
 
-    const fn machine_of(&self, replica: u16) -> usize {
-        (replica / self.per_machine) as usize
+    /// The replicas of a pool that take requests, by number.
+    pub(super) fn accepting(&self, pool: u16) -> impl Iterator<Item = u16> + '_ {
+        let machines = &self.machines[self.pools[usize::from(pool)].machines.clone()];
+        machines.iter().filter(|machine| machine.accepts()).flat_map(Machine::replicas)
     }
 
-    pub(super) fn accepts(&self, replica: u16) -> bool {
-        let machine = &self.machines[self.machine_of(replica)];
-        machine.state == State::Up && !self.replicas[usize::from(replica)].failed
+    /// What a replica of the pool takes, relative to those of the others.
+    pub(super) fn weight(&self, pool: u16) -> f64 {
+        self.pools[usize::from(pool)].rules.weight
+    }
+
+    pub(super) fn pools(&self) -> Range<u16> {
+        0..u16::try_from(self.pools.len()).expect("pools have 16-bit numbers")
+    }
+
+    fn failures(&self, machine: &Machine) -> Option<RandomFailures> {
+        self.pools[usize::from(machine.pool)].rules.failures
     }
 
     fn plan(&mut self, at: SimTime, planned: Planned) {
         self.planned += 1;
         let entry = Reverse((at, self.planned, planned));
         match planned {
-            Planned::Failure { .. } | Planned::Scaling => self.recurring.push(entry),
+            Planned::Failure { .. } | Planned::Scaling { .. } => self.recurring.push(entry),
             _ => self.certain.push(entry),
         }
     }
@@ -161,13 +224,12 @@ impl Machines {
     }
 
     fn drop_outdated(&mut self) {
-        let (machines, replicas) = (&self.machines, &self.replicas);
+        let machines = &self.machines;
         let holds = |planned: &Planned| match *planned {
-            Planned::Failure { replica, change } | Planned::Recovery { replica, change } => {
-                replicas[usize::from(replica)].change == change
-            }
-            Planned::Start { machine, change } => machines[usize::from(machine)].change == change,
-            Planned::Outage { .. } | Planned::Scaling => true,
+            Planned::Failure { machine, change }
+            | Planned::Recovery { machine, change }
+            | Planned::Start { machine, change } => machines[usize::from(machine)].change == change,
+            Planned::Outage { .. } | Planned::Scaling { .. } => true,
         };
         for plan in [&mut self.certain, &mut self.recurring] {
             while plan.peek().is_some_and(|Reverse((.., planned))| !holds(planned)) {
@@ -199,12 +261,12 @@ impl Machines {
 
     fn happens(&mut self, now: SimTime, planned: Planned) -> Option<Change> {
         match planned {
-            Planned::Outage { replica, duration } => self.fails(now, replica, Some(duration)),
-            Planned::Failure { replica, .. } => self.fails(now, replica, None),
-            Planned::Recovery { replica, .. } => {
-                self.replicas[usize::from(replica)].failed = false;
-                if self.machines[self.machine_of(replica)].state == State::Up {
-                    self.takes_requests(now, replica);
+            Planned::Outage { machine, duration } => self.fails(now, machine, Some(duration)),
+            Planned::Failure { machine, .. } => self.fails(now, machine, None),
+            Planned::Recovery { machine, .. } => {
+                self.machines[usize::from(machine)].failed = false;
+                if self.machines[usize::from(machine)].state == State::Up {
+                    self.takes_requests(now, machine);
                 }
                 Some(Change::Recovers)
             }
@@ -212,103 +274,107 @@ impl Machines {
                 self.starts(now, machine);
                 Some(Change::Starts { machine })
             }
-            Planned::Scaling => {
-                let interval = self.autoscaler.as_ref()?.rule().interval;
-                self.plan(now + interval, Planned::Scaling);
-                Some(Change::Scales)
+            Planned::Scaling { pool } => {
+                let interval = self.pools[usize::from(pool)].autoscaler.as_ref()?.rule().interval;
+                self.plan(now + interval, Planned::Scaling { pool });
+                Some(Change::Scales { pool })
             }
         }
     }
 
     /// `None` if there is nothing left to fail.
-    fn fails(&mut self, now: SimTime, replica: u16, down: Option<SimDuration>) -> Option<Change> {
-        let state = self.machines[self.machine_of(replica)].state;
-        let failures = self.failures;
-        let health = &mut self.replicas[usize::from(replica)];
-        if health.failed || !matches!(state, State::Up | State::Draining) {
+    fn fails(&mut self, now: SimTime, number: u16, down: Option<SimDuration>) -> Option<Change> {
+        let failures = self.failures(&self.machines[usize::from(number)]);
+        let machine = &mut self.machines[usize::from(number)];
+        if machine.failed || !matches!(machine.state, State::Up | State::Draining) {
             return None;
         }
-        let down = match (down, failures, &mut health.rng) {
+        let down = match (down, failures, &mut machine.rng) {
             (Some(down), ..) => down,
             (None, Some(failures), Some(rng)) => exponential(failures.mttr, rng),
             (None, ..) => return None,
         };
-        health.failed = true;
-        health.failures += 1;
-        health.change += 1;
-        if let Some(since) = health.since.take() {
-            health.up += now.since(since);
-        }
-        let change = health.change;
-        self.plan(now + down, Planned::Recovery { replica, change });
-        Some(Change::Fails { replica })
+        machine.failed = true;
+        machine.failures += 1;
+        machine.goes_down(now);
+        let change = machine.change;
+        self.plan(now + down, Planned::Recovery { machine: number, change });
+        Some(Change::Fails { machine: number })
     }
 
-    fn takes_requests(&mut self, now: SimTime, replica: u16) {
-        let health = &mut self.replicas[usize::from(replica)];
-        health.since = Some(now);
-        health.change += 1;
-        let change = health.change;
-        if let (Some(failures), Some(rng)) = (self.failures, &mut health.rng) {
+    fn takes_requests(&mut self, now: SimTime, number: u16) {
+        let failures = self.failures(&self.machines[usize::from(number)]);
+        let machine = &mut self.machines[usize::from(number)];
+        machine.up_since = Some(now);
+        machine.change += 1;
+        let change = machine.change;
+        if let (Some(failures), Some(rng)) = (failures, &mut machine.rng) {
             let at = now + exponential(failures.mtbf, rng);
-            self.plan(at, Planned::Failure { replica, change });
+            self.plan(at, Planned::Failure { machine: number, change });
         }
     }
 
     /// A machine begins to take requests.
-    fn starts(&mut self, now: SimTime, machine: u16) {
-        self.machines[usize::from(machine)].state = State::Up;
-        for replica in self.replicas_of(machine) {
-            self.replicas[usize::from(replica)].failed = false;
-            self.takes_requests(now, replica);
-        }
+    fn starts(&mut self, now: SimTime, number: u16) {
+        let machine = &mut self.machines[usize::from(number)];
+        machine.state = State::Up;
+        machine.failed = false;
+        self.takes_requests(now, number);
         self.note_most();
     }
 
     fn note_most(&mut self) {
-        let there = self.machines.iter().filter(|machine| machine.state != State::Off).count();
-        self.most = self.most.max(u16::try_from(there).unwrap_or(u16::MAX));
+        let mut all = 0;
+        for pool in &mut self.pools {
+            let machines = &self.machines[pool.machines.clone()];
+            let there =
+                machines.iter().filter(|machine| machine.state != State::Off).count() as u16;
+            pool.most = pool.most.max(there);
+            all += there;
+        }
+        self.most = self.most.max(all);
     }
 
-    /// Looks at the metrics of the replicas that take requests; starts and stops machines.
+    /// Looks at the metrics of the pool's replicas that take requests; starts and stops machines.
     pub(super) fn scale(
         &mut self,
         now: SimTime,
+        number: u16,
         measures: &[ReplicaMeasure],
         replicas: &[Replica],
     ) {
-        let Some(scaler) = &mut self.autoscaler else { return };
+        let pool = &mut self.pools[usize::from(number)];
+        let Some(scaler) = &mut pool.autoscaler else { return };
+        let machines = &self.machines[pool.machines.clone()];
         let counted = |machine: &&Machine| matches!(machine.state, State::Up | State::Starting);
-        let there = self.machines.iter().filter(counted).count() as u16;
-        let wanted = scaler.decide(now, there, self.per_machine, measures);
+        let there = machines.iter().filter(counted).count() as u16;
+        let wanted = scaler.decide(now, there, pool.rules.replicas_per_machine, measures);
         let delay = scaler.rule().start_up_delay;
         for _ in there..wanted {
-            self.add_machine(now, delay);
+            self.add_machine(now, number, delay);
         }
         for _ in wanted..there {
-            self.remove_machine(now, replicas);
+            self.remove_machine(now, number, replicas);
         }
         self.note_most();
     }
 
     /// One that was to go stays; else the first that is off is ordered.
-    fn add_machine(&mut self, now: SimTime, delay: SimDuration) {
-        let find = |wanted: State, machines: &[Machine]| {
-            machines.iter().position(|machine| machine.state == wanted)
-        };
-        if let Some(kept) = find(State::Draining, &self.machines) {
-            self.machines[kept].state = State::Up;
-            for replica in self.replicas_of(kept as u16) {
-                // Who has recovered in the meantime was not wanted then.
-                let health = &self.replicas[usize::from(replica)];
-                if !health.failed && health.since.is_none() {
-                    self.takes_requests(now, replica);
-                }
+    fn add_machine(&mut self, now: SimTime, pool: u16, delay: SimDuration) {
+        let range = self.pools[usize::from(pool)].machines.clone();
+        let find =
+            |wanted: State| range.clone().find(|&number| self.machines[number].state == wanted);
+        if let Some(kept) = find(State::Draining) {
+            let machine = &mut self.machines[kept];
+            machine.state = State::Up;
+            // Who has recovered in the meantime was not wanted then.
+            if !machine.failed && machine.up_since.is_none() {
+                self.takes_requests(now, kept as u16);
             }
-        } else if let Some(ordered) = find(State::Off, &self.machines) {
+        } else if let Some(ordered) = find(State::Off) {
             let machine = &mut self.machines[ordered];
             machine.state = State::Starting;
-            machine.since = now;
+            machine.paid_since = now;
             machine.change += 1;
             let change = machine.change;
             self.plan(now + delay, Planned::Start { machine: ordered as u16, change });
@@ -316,56 +382,60 @@ impl Machines {
     }
 
     /// The last that is on its way is cancelled; else the last that is up is drained.
-    fn remove_machine(&mut self, now: SimTime, replicas: &[Replica]) {
-        let last = |wanted: State, machines: &[Machine]| {
-            machines.iter().rposition(|machine| machine.state == wanted)
-        };
-        if let Some(cancelled) = last(State::Starting, &self.machines) {
+    fn remove_machine(&mut self, now: SimTime, pool: u16, replicas: &[Replica]) {
+        let range = self.pools[usize::from(pool)].machines.clone();
+        let last =
+            |wanted: State| range.clone().rfind(|&number| self.machines[number].state == wanted);
+        if let Some(cancelled) = last(State::Starting) {
             self.stop(now, cancelled);
-        } else if let Some(drained) = last(State::Up, &self.machines) {
+        } else if let Some(drained) = last(State::Up) {
             self.machines[drained].state = State::Draining;
-            self.stop_if_drained(now, drained as u16 * self.per_machine, replicas);
+            self.stop_if_drained(now, self.machines[drained].first, replicas);
         }
     }
 
     /// A machine that is to go does so when none of its replicas has a request.
     pub(super) fn stop_if_drained(&mut self, now: SimTime, replica: u16, replicas: &[Replica]) {
-        let machine = self.machine_of(replica);
-        if self.machines[machine].state != State::Draining {
+        let number = usize::from(self.homes[usize::from(replica)]);
+        let machine = &self.machines[number];
+        if machine.state != State::Draining {
             return;
         }
-        let mut own = self.replicas_of(machine as u16);
-        if own.all(|replica| replicas[usize::from(replica)].outstanding == 0) {
-            self.stop(now, machine);
+        if machine.replicas().all(|replica| replicas[usize::from(replica)].outstanding == 0) {
+            self.stop(now, number);
         }
     }
 
-    fn stop(&mut self, now: SimTime, machine: usize) {
-        for replica in self.replicas_of(machine as u16) {
-            let health = &mut self.replicas[usize::from(replica)];
-            health.change += 1;
-            if let Some(since) = health.since.take() {
-                health.up += now.since(since);
-            }
-        }
-        let machine = &mut self.machines[machine];
+    fn stop(&mut self, now: SimTime, number: usize) {
+        let machine = &mut self.machines[number];
+        machine.goes_down(now);
         machine.state = State::Off;
-        machine.change += 1;
-        machine.paid += now.since(machine.since);
+        machine.paid += now.since(machine.paid_since);
     }
 
     /// What only the machines know, when the run ends.
     pub(super) fn complete_report(&self, report: &mut FleetReport, end: SimTime) {
-        for (row, health) in report.replicas.iter_mut().zip(&self.replicas) {
-            let last = health.since.map_or(SimDuration::ZERO, |since| end.since(since));
-            row.up = health.up + last;
-            row.failures = health.failures;
+        for (row, &home) in report.replicas.iter_mut().zip(&self.homes) {
+            let machine = &self.machines[usize::from(home)];
+            let last = machine.up_since.map_or(SimDuration::ZERO, |since| end.since(since));
+            row.up = machine.up + last;
+            row.failures = machine.failures;
         }
         let paid = |machine: &Machine| match machine.state {
             State::Off => machine.paid,
-            _ => machine.paid + end.since(machine.since),
+            _ => machine.paid + end.since(machine.paid_since),
         };
-        report.machine_time = Some(self.machines.iter().map(paid).sum());
+        let pools = self.pools.iter().map(|pool| {
+            let machines = &self.machines[pool.machines.clone()];
+            PoolReport {
+                replicas: pool.rules.replicas(),
+                machine_time: machines.iter().map(paid).sum(),
+                most_machines: pool.most,
+                failures: machines.iter().map(|machine| machine.failures).sum(),
+            }
+        });
+        report.pools = pools.collect();
+        report.failures = report.pools.iter().map(|pool| pool.failures).sum();
         report.most_machines = self.most;
         report.end = end;
     }

@@ -7,13 +7,13 @@ use crate::named::named_enum;
 use crate::time::SimDuration;
 
 named_enum! {
-    /// What becomes of the requests of a replica that fails.
+    /// What becomes of the requests on a machine that fails.
     #[derive(Default)]
     pub enum LostRequests as "lost-requests" {
         /// The client gets an error, and may try again.
         #[default]
         Fail = "fail",
-        /// The router sends them to another replica at once, from their beginning.
+        /// The router sends them to another machine at once, from their beginning.
         Retry = "retry",
     }
 }
@@ -21,9 +21,11 @@ named_enum! {
 /// What surrounds the replicas of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FleetRules {
-    /// Machines that are there at the start; further replicas are those of machines to come.
-    pub machines: u16,
-    pub replicas_per_machine: u16,
+    /// At least one. Machines and replicas are numbered pool by pool; of each pool first come the
+    /// machines that are there at the start.
+    pub pools: Vec<PoolRules>,
+    /// By tenant, the pools that serve its model, in order; all where a tenant has no entry.
+    pub serving: Vec<Vec<u16>>,
     pub admission: Admission,
     /// Of each tenant.
     pub patience: Vec<Option<Patience>>,
@@ -31,8 +33,6 @@ pub struct FleetRules {
     pub patience_of_all: Option<Patience>,
     pub lost_requests: LostRequests,
     pub outages: Vec<Outage>,
-    pub failures: Option<RandomFailures>,
-    pub autoscaling: Option<Autoscaling>,
     /// Of failures and of the jitter of retries.
     pub seed: u64,
 }
@@ -42,9 +42,47 @@ impl FleetRules {
         let own = self.patience.get(usize::from(tenant));
         own.unwrap_or(&self.patience_of_all).as_ref()
     }
+
+    /// Replicas of all machines that may be there.
+    pub fn replicas(&self) -> u16 {
+        self.pools.iter().map(PoolRules::replicas).sum()
+    }
 }
 
-/// When the router turns a request away (status 429): counts over all replicas that take requests,
+/// Machines of one kind, which serve one model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PoolRules {
+    /// There at the start.
+    pub machines: u16,
+    /// At once, ever.
+    pub most_machines: u16,
+    pub replicas_per_machine: u16,
+    /// What a replica takes, relative to those of other pools; above zero.
+    pub weight: f64,
+    pub failures: Option<RandomFailures>,
+    pub autoscaling: Option<Autoscaling>,
+}
+
+impl PoolRules {
+    /// `machines` machines that stay, with one replica each.
+    pub const fn of(machines: u16) -> Self {
+        Self {
+            machines,
+            most_machines: machines,
+            replicas_per_machine: 1,
+            weight: 1.0,
+            failures: None,
+            autoscaling: None,
+        }
+    }
+
+    /// Of all machines that may be there.
+    pub const fn replicas(&self) -> u16 {
+        self.most_machines * self.replicas_per_machine
+    }
+}
+
+/// When the router turns a request away (status 429): counts over all replicas that could take it,
 /// against so many for each of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -83,18 +121,19 @@ impl Patience {
     }
 }
 
-/// A replica fails at a given time.
+/// A machine fails at a given time, with all replicas on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Outage {
-    pub replica: u16,
+    pub machine: u16,
     /// From the start of the run.
     pub at: SimDuration,
     /// Until it takes requests again.
     pub duration: SimDuration,
 }
 
-/// Every replica fails now and then, each by itself: times between are exponentially distributed.
+/// Every machine fails now and then, each by itself and with all replicas on it: times between are
+/// exponentially distributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RandomFailures {

@@ -42,23 +42,30 @@ pub struct PrefixAware {
     settings: PrefixAwareSettings,
     /// By number of the replica.
     sent: Vec<Remembered>,
-    /// Chunks remembered of one replica.
-    capacity: usize,
+    /// Chunks remembered of each, by number; the last is that of all that follow.
+    capacities: Vec<usize>,
 }
 
 impl PrefixAware {
-    pub fn new(settings: PrefixAwareSettings, kv_tokens: u64) -> Self {
-        let capacity = usize::try_from(kv_tokens / u64::from(CHUNK)).unwrap_or(usize::MAX).max(1);
-        Self { settings, sent: Vec::new(), capacity }
+    /// `kv_tokens` as in [`super::RouterSettings`].
+    pub fn new(settings: PrefixAwareSettings, kv_tokens: &[u64]) -> Self {
+        let chunks =
+            |tokens: &u64| usize::try_from(tokens / u64::from(CHUNK)).unwrap_or(usize::MAX);
+        Self { settings, sent: Vec::new(), capacities: kv_tokens.iter().map(chunks).collect() }
+    }
+
+    fn capacity(&self, replica: usize) -> usize {
+        self.capacities.get(replica).or(self.capacities.last()).map_or(1, |&chunks| chunks.max(1))
     }
 
     fn choose(&self, keys: &[BlockKey], prompt_tokens: u32, loads: &[ReplicaLoad]) -> usize {
         let least = least_outstanding(loads);
-        let fewest = loads[least].outstanding;
-        let most = loads.iter().map(|load| load.outstanding).max().unwrap_or(fewest);
+        let by_weight = |load: &ReplicaLoad| f64::from(load.outstanding) / load.weight;
+        let fewest = by_weight(&loads[least]);
+        let most = loads.iter().map(by_weight).fold(fewest, f64::max);
         let settings = &self.settings;
-        let uneven = most - fewest > settings.balance_abs_threshold
-            && f64::from(most) > settings.balance_rel_threshold * f64::from(fewest);
+        let uneven = most - fewest > f64::from(settings.balance_abs_threshold)
+            && most > settings.balance_rel_threshold * fewest;
         if uneven || keys.is_empty() {
             return least;
         }
@@ -69,7 +76,7 @@ impl PrefixAware {
         let mut best = (least, matched(&loads[least]));
         for (i, load) in loads.iter().enumerate() {
             let here = matched(load);
-            let ahead = load.outstanding < loads[best.0].outstanding;
+            let ahead = load.expected_delay() < loads[best.0].expected_delay();
             if here > best.1 || (here == best.1 && ahead) {
                 best = (i, here);
             }
@@ -87,8 +94,9 @@ impl Router for PrefixAware {
         if self.sent.len() <= replica {
             self.sent.resize_with(replica + 1, Remembered::default);
         }
+        let capacity = self.capacity(replica);
         for key in keys {
-            self.sent[replica].insert(key, self.capacity);
+            self.sent[replica].insert(key, capacity);
         }
         chosen
     }

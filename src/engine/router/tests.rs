@@ -22,12 +22,12 @@ fn loads<const N: usize>(outstanding: [u32; N]) -> [ReplicaLoad; N] {
     let mut replica = 0;
     outstanding.map(|outstanding| {
         replica += 1;
-        ReplicaLoad { replica: replica - 1, outstanding, kv_used: 0, kv_total: 100 }
+        ReplicaLoad { replica: replica - 1, outstanding, kv_total: 100, ..ReplicaLoad::default() }
     })
 }
 
 fn settings(policy: RouterPolicy) -> RouterSettings {
-    RouterSettings { policy, sessions: true, kv_tokens: 16_000, ..RouterSettings::default() }
+    RouterSettings { policy, sessions: true, kv_tokens: vec![16_000], ..RouterSettings::default() }
 }
 
 #[test]
@@ -135,4 +135,51 @@ fn what_a_replica_has_lost_or_can_no_longer_hold_does_not_count() {
         router.route(&prompt(other * 1_000_000, 320), &loads([9, 0]));
     }
     assert_eq!(router.route(&prompt(0, 320), &loads([0, 3])), 0);
+}
+
+#[test]
+fn heavier_replicas_get_more_in_proportion() {
+    let weighted = |loads: &mut [ReplicaLoad]| {
+        for (load, weight) in loads.iter_mut().zip([1.0, 2.5, 0.5]) {
+            load.weight = weight;
+        }
+    };
+    let mut idle = loads([0; 3]);
+    weighted(&mut idle);
+    let shares = |policy: RouterPolicy| -> [usize; 3] {
+        let mut router = settings(policy).router(5);
+        let mut hits = [0; 3];
+        for client in 0..8000 {
+            hits[router.route(&request(client, RequestSpec::fixed(1, 1)), &idle)] += 1;
+        }
+        hits
+    };
+    assert_eq!(shares(RouterPolicy::RoundRobin), [2000, 5000, 1000]);
+    for policy in [RouterPolicy::Random, RouterPolicy::SessionSticky] {
+        // Within five standard deviations.
+        for (hits, share) in shares(policy).into_iter().zip([2000.0, 5000.0, 1000.0f64]) {
+            let deviation = (share * (1.0 - share / 8000.0)).sqrt();
+            assert!((hits as f64 - share).abs() < 5.0 * deviation, "{policy}: {hits} of {share}");
+        }
+    }
+    // (outstanding + 1) / weight: 4, 3.6, 4 and then 4, 4, 4.
+    let mut busy = loads([3, 8, 1]);
+    weighted(&mut busy);
+    assert_eq!(LeastOutstanding.route(&plain(), &busy), 1);
+    busy[1].outstanding = 9;
+    assert_eq!(LeastOutstanding.route(&plain(), &busy), 0, "the first among equals");
+}
+
+#[test]
+fn requests_of_two_models_do_not_take_each_others_turns() {
+    let all = loads([0; 4]);
+    let (one, other) = (&all[..2], &all[2..]);
+    let mut turns = RoundRobin::default();
+    let order: Vec<u16> = (0..8)
+        .map(|i| {
+            let loads = if i % 2 == 0 { one } else { other };
+            loads[turns.route(&plain(), loads)].replica
+        })
+        .collect();
+    assert_eq!(order, [0, 2, 1, 3, 0, 2, 1, 3]);
 }

@@ -24,8 +24,8 @@ pub struct RawFleet {
     pub prefix_aware: Option<RawPrefixAware>,
     /// When the router turns requests away with status 429 (default: never).
     pub admission: Option<RawAdmission>,
-    /// What becomes of the requests of a replica that fails: fail tells the client, who may try
-    /// again; retry sends them to another replica at once (default fail).
+    /// What becomes of the requests on a machine that fails: fail tells the client, who may try
+    /// again; retry sends them to another machine at once (default fail).
     pub lost_requests: Option<LostRequests>,
     /// Failures at given times by name, as in [fleet.outages.first].
     pub outages: BTreeMap<String, RawOutage>,
@@ -47,11 +47,14 @@ pub struct RawAdmission {
     pub max_waiting: Option<u32>,
 }
 
-/// A replica that fails once; its requests and its cache are lost.
+/// A machine that fails once; the requests and caches of all replicas on it are lost.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawOutage {
-    /// Its number, from 0; the replicas of the first machine come first.
+    /// Its number, from 0.
+    pub machine: Option<u32>,
+    /// In place of machine, the number of a replica on it; the replicas of the first machine come
+    /// first.
     pub replica: Option<u32>,
     /// From the start of the run.
     pub at: Option<SimDuration>,
@@ -59,7 +62,7 @@ pub struct RawOutage {
     pub duration: Option<SimDuration>,
 }
 
-/// Replicas that fail by themselves, each with random numbers of its own.
+/// Machines that fail by themselves, each with random numbers of its own.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawFailures {

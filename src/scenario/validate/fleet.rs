@@ -36,9 +36,9 @@ pub(super) fn fleet(
         |machines| u16::try_from(machines).unwrap_or(u16::MAX),
     );
     let most = autoscaling.map_or(machines, |rule| rule.max_machines);
-    let replicas = u32::from(most) * replicas_per_machine;
+    let there = (u32::from(most), replicas_per_machine);
     let outages =
-        raw.outages.iter().filter_map(|(name, raw)| outage(name, raw, replicas, context)).collect();
+        raw.outages.iter().filter_map(|(name, raw)| outage(name, raw, there, context)).collect();
     Some(FleetSpec {
         machines,
         router,
@@ -81,28 +81,50 @@ fn long_enough(
     None
 }
 
-fn outage(name: &str, raw: &RawOutage, replicas: u32, context: &mut Context<'_>) -> Option<Outage> {
+/// An outage of one of so many machines with so many replicas each.
+fn outage(
+    name: &str,
+    raw: &RawOutage,
+    (machines, per_machine): (u32, u32),
+    context: &mut Context<'_>,
+) -> Option<Outage> {
     let at = format!("fleet.outages.{name}");
-    let key = format!("{at}.replica");
-    let replica = context.need(raw.replica, &key, "say which one, as in replica = 0");
+    let (machine, replica) = (format!("{at}.machine"), format!("{at}.replica"));
     let start = context.need(raw.at, &format!("{at}.at"), "say when, as in at = \"60s\"");
     let help = "say for how long, as in duration = \"30s\"";
     let duration = long_enough(raw.duration, &format!("{at}.duration"), help, context);
-    if let Some(replica) = replica
-        && replica >= replicas
-    {
+    let (key, what, number, there) = match (raw.machine, raw.replica) {
+        (Some(_), Some(_)) => {
+            let problem = context
+                .problem_at(&replica, "the machine is named twice", "and by a replica on it")
+                .help("keep one of machine and replica");
+            let problem = context.because(problem, &machine, "by its number");
+            context.report(problem);
+            return None;
+        }
+        (None, None) => {
+            if !context.taken.covers(&replica) {
+                context.missing(&machine, "say which one, as in machine = 0");
+            }
+            return None;
+        }
+        (Some(number), None) => (machine, "machine", number, machines),
+        (None, Some(number)) => (replica, "replica", number, machines * per_machine),
+    };
+    if number >= there {
         let problem = context
-            .problem_at(&key, "there is no such replica", format!("not below {replicas}"))
-            .note(format!("the fleet has {replicas}, numbered from 0"))
+            .problem_at(&key, format!("there is no such {what}"), format!("not below {there}"))
+            .note(format!("the fleet has {there}, numbered from 0"))
             .help("name one of them, or add machines");
         context.report(problem);
         return None;
     }
-    Some(Outage { replica: replica? as u16, at: start?, duration: duration? })
+    let number = if what == "replica" { number / per_machine } else { number };
+    Some(Outage { machine: number as u16, at: start?, duration: duration? })
 }
 
 fn failures(raw: RawFailures, context: &mut Context<'_>) -> Option<RandomFailures> {
-    let mtbf = "say how long replicas last on average, as in mtbf = \"12h\"";
+    let mtbf = "say how long machines last on average, as in mtbf = \"12h\"";
     let mtbf = long_enough(raw.mtbf, "fleet.failures.mtbf", mtbf, context);
     let mttr = "say how long a failure lasts on average, as in mttr = \"2min\"";
     let mttr = long_enough(raw.mttr, "fleet.failures.mttr", mttr, context);
