@@ -40,6 +40,7 @@ pub mod compare;
 pub mod conformance;
 pub mod cost;
 pub mod deploy;
+pub mod embedded;
 pub mod engine;
 pub mod engine_name;
 pub mod hardware;

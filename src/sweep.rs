@@ -239,9 +239,9 @@ impl ReadFile for Remembering<'_> {
 fn program() -> u128 {
     let mut hash = Xxh3::new();
     hash.update(env!("CARGO_PKG_VERSION").as_bytes());
-    for (path, bytes) in lookup::files() {
+    for (path, file) in lookup::files() {
         hash.update(path.as_bytes());
-        hash.update(bytes);
+        hash.update(format!("{file:?}").as_bytes());
     }
     hash.digest128()
 }

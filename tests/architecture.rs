@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Top-level modules by layer, in the order in which they may use each other.
 const LAYERS: &[&[&str]] = &[
-    &["units", "time", "named", "random"],
+    &["units", "time", "named", "random", "embedded"],
     &["request", "model", "hardware", "engine_name"],
     &["cost", "kv_cache"],
     &["scheduler"],

@@ -53,10 +53,10 @@ impl OperatorError {
 /// Of the embedded profiles, on rows held out from their fits, as the profiles say.
 pub fn held_out() -> Vec<OperatorError> {
     let mut errors = Vec::new();
-    for (path, bytes) in lookup::files() {
+    for (path, file) in lookup::files() {
         let name = path.strip_prefix("gpus/").and_then(|file| file.strip_suffix(".toml"));
         let Some(name) = name else { continue };
-        let profile = GpuProfile::from_toml(path, bytes).expect("embedded profiles are valid");
+        let profile = GpuProfile::from_embedded(&path, file).expect("embedded profiles are valid");
         let fits = profile.fits.into_iter();
         errors.extend(fits.map(|fit| OperatorError::new(name, String::new(), fit)));
     }

@@ -45,7 +45,9 @@ pub struct Cli {
     pub command: Command,
 }
 
+// Of thirteen commands one is built.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Simulate one scenario and print its summary
     Run(RunArgs),
@@ -632,7 +634,9 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in Cli::command().get_subcommands() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
             let help = command.get_after_help().expect("examples").to_string();
             assert!(help.contains(&format!("servesim {}", command.get_name())), "{help}");
         }

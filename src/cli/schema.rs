@@ -8,7 +8,7 @@ use crate::sweep;
 
 pub fn run(args: &SchemaArgs, registry: &Registry) -> Result<Outcome, Failure> {
     output::print(&match args.of {
-        SchemaOf::Scenario => json::pretty(registry.schema()),
+        SchemaOf::Scenario => json::pretty(&registry.schema().to_json()),
         SchemaOf::Sweep => json::pretty(&sweep::schema::json_schema(registry.schema())),
     })?;
     Ok(Outcome::Done)

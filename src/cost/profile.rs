@@ -14,6 +14,8 @@ use std::ops::Range;
 
 use serde::de::DeserializeOwned;
 
+use crate::embedded::Value;
+
 pub use deployment::{DeploymentProfile, FitRecord, FittedConstant};
 pub use gpu::{
     AttentionSurfaces, DecodeSurface, ElementwiseSurface, Fit, GemmSurface, GpuProfile,
@@ -114,6 +116,12 @@ impl Bound {
             _ => None,
         }
     }
+}
+
+/// Reads a profile that comes with the program.
+fn read_embedded<T: DeserializeOwned>(name: &str, file: Value) -> Result<T, ProfileError> {
+    let syntax = |message| ProfileError::Syntax { name: name.to_owned(), message, span: None };
+    file.read().map_err(|error| syntax(error.to_string()))
 }
 
 /// Declares a group of coefficients: a struct of [`Sourced`](super::sourced::Sourced) numbers that

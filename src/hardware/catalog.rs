@@ -1,14 +1,11 @@
 //! The GPUs and instances that come with the program, one TOML file each under `hardware/`.
 
-use include_dir::{Dir, include_dir};
 use serde::de::DeserializeOwned;
 
+use crate::embedded::{self, Folder, GPUS, INSTANCES, Value};
 use crate::named::UnknownName;
 
 use super::{Gpu, InstanceType};
-
-static GPUS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/hardware/gpus");
-static INSTANCES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/hardware/instances");
 
 /// Why a GPU or an instance could not be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,26 +23,26 @@ pub enum CatalogError {
 
 /// Names of the GPUs, in alphabetical order.
 pub fn gpu_names() -> impl Iterator<Item = &'static str> {
-    names(&GPUS)
+    names(GPUS)
 }
 
 /// Names of the instances, in alphabetical order.
 pub fn instance_names() -> impl Iterator<Item = &'static str> {
-    names(&INSTANCES)
+    names(INSTANCES)
 }
 
-/// The GPU of this name; only its own file is parsed.
+/// The GPU of this name.
 pub fn gpu(name: &str) -> Result<Gpu, CatalogError> {
-    match GPUS.get_file(format!("{name}.toml")) {
-        Some(file) => Gpu::from_toml(name, file.contents()),
+    match embedded::find(GPUS, name) {
+        Some(file) => Gpu::from_file(name, read(name, file)?),
         None => Err(CatalogError::UnknownGpu(UnknownName::new("GPU", name, gpu_names().collect()))),
     }
 }
 
-/// The instance of this name; only its own file and its GPU's are parsed.
+/// The instance of this name, with its GPU.
 pub fn instance(name: &str) -> Result<InstanceType, CatalogError> {
-    match INSTANCES.get_file(format!("{name}.toml")) {
-        Some(file) => InstanceType::from_toml(name, file.contents()),
+    match embedded::find(INSTANCES, name) {
+        Some(file) => InstanceType::from_file(name, read(name, file)?, gpu),
         None => {
             let known = instance_names().collect();
             Err(CatalogError::UnknownInstance(UnknownName::new("instance", name, known)))
@@ -53,8 +50,16 @@ pub fn instance(name: &str) -> Result<InstanceType, CatalogError> {
     }
 }
 
-fn names(dir: &'static Dir<'static>) -> impl Iterator<Item = &'static str> {
-    dir.files().filter_map(|file| file.path().file_name()?.to_str()?.strip_suffix(".toml"))
+fn names(folder: Folder) -> impl Iterator<Item = &'static str> {
+    folder.iter().map(|(name, _)| *name)
+}
+
+fn read<T: DeserializeOwned>(name: &str, file: Value) -> Result<T, CatalogError> {
+    file.read().map_err(|error| CatalogError::Syntax {
+        name: name.to_owned(),
+        message: error.to_string(),
+        span: None,
+    })
 }
 
 pub(super) fn read_toml<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, CatalogError> {

@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for ComputeCapability {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct GpuFile {
+pub(super) struct GpuFile {
     product: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
@@ -131,8 +131,11 @@ struct GpuFile {
 impl Gpu {
     /// Reads a GPU file; `name` is what the GPU is called from then on.
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, CatalogError> {
-        let GpuFile { product, note, memory, peak, chip, links, calibration } =
-            read_toml(name, bytes)?;
+        Self::from_file(name, read_toml(name, bytes)?)
+    }
+
+    pub(super) fn from_file(name: &str, file: GpuFile) -> Result<Self, CatalogError> {
+        let GpuFile { product, note, memory, peak, chip, links, calibration } = file;
         let name = name.to_owned();
         let gpu = Self { name, product, note, memory, peak, chip, links, calibration };
         match gpu.fault() {

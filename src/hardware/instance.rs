@@ -61,7 +61,7 @@ pub struct InstanceType {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct InstanceFile {
+pub(super) struct InstanceFile {
     cloud: Option<String>,
     gpu: String,
     num_gpus: u32,
@@ -86,7 +86,14 @@ impl InstanceType {
         bytes: &[u8],
         gpu: impl FnOnce(&str) -> Result<Gpu, CatalogError>,
     ) -> Result<Self, CatalogError> {
-        let file: InstanceFile = read_toml(name, bytes)?;
+        Self::from_file(name, read_toml(name, bytes)?, gpu)
+    }
+
+    pub(super) fn from_file(
+        name: &str,
+        file: InstanceFile,
+        gpu: impl FnOnce(&str) -> Result<Gpu, CatalogError>,
+    ) -> Result<Self, CatalogError> {
         let fault = |reason: String| Err(CatalogError::Value { name: name.to_owned(), reason });
         if !(1..=MAX_GPUS).contains(&file.num_gpus) {
             return fault(format!("num-gpus must be from 1 to {MAX_GPUS}"));

@@ -6,7 +6,6 @@
 use super::diagnostic::{Diagnostic, SourceId, Sources, Span};
 use super::document::{self, Node, Table, Value};
 use super::registry::Registry;
-use super::schema;
 use super::validate::engine::{absent_settings, foreign_tables};
 use super::validate::workload::arrivals;
 use crate::engine_name::EngineFamily;
@@ -397,7 +396,7 @@ fn value(
         return document::parse_value(source, at, text);
     }
     let wants_text =
-        schema::at_path(registry.schema(), path).is_some_and(|schema| schema["type"] == "string");
+        registry.schema().at(path).is_some_and(|schema| schema.kind() == Some("string"));
     if wants_text {
         return Ok(Value::String(text.to_owned()));
     }
@@ -433,7 +432,7 @@ fn drop_excluded(
             })
     };
     for (set, others) in EXCLUSIVE.iter().filter(|(set, _)| sets(set)) {
-        debug_assert!(schema::at_path(registry.schema(), set).is_some(), "{set} is no key");
+        debug_assert!(registry.schema().at(set).is_some(), "{set} is no key");
         for other in *others {
             if may_drop(table, other) {
                 table.remove_path(other);

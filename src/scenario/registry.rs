@@ -19,7 +19,7 @@ use crate::engine_name::{EngineFamily, EngineName};
 use crate::named::UnknownName;
 use crate::scheduler::Scheduler;
 
-use super::schema;
+use super::schema::{self, Schema};
 
 /// An engine of one's own: how scenarios name it, what they may set, and its scheduler.
 ///
@@ -166,7 +166,7 @@ struct Entry {
 pub struct Registry {
     custom: Vec<Entry>,
     /// The schema with the custom engines in it; `None` while there are none.
-    schema: Option<Arc<Value>>,
+    schema: Option<Schema>,
 }
 
 impl Registry {
@@ -184,7 +184,7 @@ impl Registry {
         let name = E::NAME;
         let kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         assert!(!name.is_empty() && name.chars().all(kebab), "{name:?} is not kebab-case");
-        let mut schema = self.schema().clone();
+        let mut schema = self.schema().to_json();
         let engine = &mut schema["properties"]["engine"]["properties"];
         assert!(engine.get(name).is_none(), "`{name}` is a key of [engine] already");
         assert!(self.find(name).is_err(), "there is an engine {name:?} already");
@@ -192,15 +192,15 @@ impl Registry {
         engine[name] = schema::of_settings::<E::Settings>(&about);
         let names = engine["name"]["enum"].as_array_mut().expect("engine names are an enum");
         names.push(name.into());
-        self.schema = Some(Arc::new(schema));
+        self.schema = Some(Schema::leak(&schema));
         let id = EngineId { name, base: E::LIKE };
         self.custom.push(Entry { id, about: E::ABOUT, configure: configure::<E> });
         self
     }
 
     /// The JSON Schema of the scenario file with the settings of all engines.
-    pub fn schema(&self) -> &Value {
-        self.schema.as_deref().unwrap_or_else(|| schema::json_schema())
+    pub fn schema(&self) -> Schema {
+        self.schema.unwrap_or_else(Schema::scenario)
     }
 
     /// All engines, the built-in ones first.

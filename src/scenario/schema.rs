@@ -2,25 +2,118 @@
 //! file's keys, types and bounds.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
 
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
+use crate::embedded;
 use crate::time::SimDuration;
 use crate::units::{Bytes, UsdPerHour};
 
 use super::raw::RawScenario;
 
-/// The schema with the built-in engines: what [`generate`] makes, from the committed file that
-/// editors read too. Every run checks its file, and reading takes a quarter of generating.
-pub fn json_schema() -> &'static Value {
-    static SCHEMA: OnceLock<Value> = OnceLock::new();
-    SCHEMA.get_or_init(|| {
-        let text = include_str!(concat!(env!("OUT_DIR"), "/scenario.schema.json"));
-        serde_json::from_str(text).expect("the committed schema is JSON")
-    })
+/// The schema of a file, a table or a key: the words of JSON Schema that ours uses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schema(embedded::Value);
+
+impl Schema {
+    /// The scenario's file with the built-in engines: what [`generate`] makes, as the committed file
+    /// that editors read too has it.
+    pub fn scenario() -> Self {
+        Self(embedded::SCHEMA)
+    }
+
+    /// A schema that was put together while the program ran; kept until it ends.
+    pub(super) fn leak(json: &Value) -> Self {
+        Self(embedded::Value::leak(json).expect("a schema is an object"))
+    }
+
+    pub fn to_json(self) -> Value {
+        serde_json::to_value(self.0).expect("its keys are text")
+    }
+
+    fn text(self, word: &str) -> Option<&'static str> {
+        self.0.get(word)?.as_text()
+    }
+
+    /// `integer`, `object` and so on; `None` where there are several [`Schema::forms`].
+    pub fn kind(self) -> Option<&'static str> {
+        self.text("type")
+    }
+
+    pub fn is_table(self) -> bool {
+        self.kind() == Some("object")
+    }
+
+    pub fn description(self) -> Option<&'static str> {
+        self.text("description")
+    }
+
+    /// The unit that a text stands for, or the width of a number.
+    pub fn format(self) -> Option<&'static str> {
+        self.text("format")
+    }
+
+    /// The keys of a table under names of ours, in the order of the types.
+    pub fn properties(self) -> impl Iterator<Item = (&'static str, Self)> {
+        let properties = self.0.get("properties").map_or(&[][..], |table| table.entries());
+        properties.iter().map(|(key, schema)| (*key, Self(*schema)))
+    }
+
+    /// What a key of this table holds. Tables under names of the user's own have one in common.
+    pub fn property(self, key: &str) -> Option<Self> {
+        let named = || self.0.get("additionalProperties").filter(|any| !any.entries().is_empty());
+        let known = self.0.get("properties").and_then(|table| table.get(key));
+        known.or_else(named).map(Self)
+    }
+
+    /// What each item of a list is.
+    pub fn items(self) -> Option<Self> {
+        self.0.get("items").map(Self)
+    }
+
+    /// The forms that a value may have where there are several; else none.
+    pub fn forms(self) -> impl Iterator<Item = Self> {
+        self.list("anyOf").iter().map(|form| Self(*form))
+    }
+
+    /// The names of which a text must be one; none where any will do.
+    pub fn values(self) -> impl Iterator<Item = &'static str> + Clone {
+        self.list("enum").iter().filter_map(|value| value.as_text())
+    }
+
+    pub fn examples(self) -> impl Iterator<Item = &'static str> {
+        self.list("examples").iter().filter_map(|value| value.as_text())
+    }
+
+    fn list(self, word: &str) -> &'static [embedded::Value] {
+        self.0.get(word).and_then(embedded::Value::as_list).unwrap_or_default()
+    }
+
+    /// The bound of this name, such as `exclusiveMinimum`.
+    pub fn bound(self, word: &str) -> Option<f64> {
+        self.0.get(word)?.as_f64()
+    }
+
+    /// The schema of the key at a dotted path.
+    pub fn at(self, path: &str) -> Option<Self> {
+        path.split('.').try_fold(self, Self::property)
+    }
+
+    /// All keys by dotted path, tables included.
+    pub fn keys(self) -> Vec<(String, Self)> {
+        fn collect(prefix: &str, schema: Schema, out: &mut Vec<(String, Schema)>) {
+            for (key, schema) in schema.properties() {
+                let path = if prefix.is_empty() { key.into() } else { format!("{prefix}.{key}") };
+                out.push((path.clone(), schema));
+                collect(&path, schema, out);
+            }
+        }
+        let mut out = Vec::new();
+        collect("", self, &mut out);
+        out
+    }
 }
 
 /// The schema as the types and their doc comments say it; `tests/schema.rs` holds the committed
@@ -86,29 +179,6 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// The schema of the key at a dotted path.
-pub fn at_path<'a>(schema: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.').try_fold(schema, |schema, key| {
-        // Tables under names of the user's own have a schema in common.
-        let named = || schema.get("additionalProperties").filter(|schema| schema.is_object());
-        schema["properties"].get(key).or_else(named)
-    })
-}
-
-/// All keys by dotted path, tables included.
-pub fn keys(schema: &Value) -> Vec<(String, &Value)> {
-    fn collect<'a>(prefix: &str, schema: &'a Value, out: &mut Vec<(String, &'a Value)>) {
-        for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
-            let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-            out.push((path.clone(), schema));
-            collect(&path, schema, out);
-        }
-    }
-    let mut out = Vec::new();
-    collect("", schema, &mut out);
-    out
-}
-
 /// A quantity is text with a unit; `format` names the unit type for the check.
 macro_rules! quantity_schema {
     ($($Type:ty, $name:literal, $format:literal, [$($example:literal),+];)*) => {$(
@@ -116,7 +186,7 @@ macro_rules! quantity_schema {
             fn schema_name() -> Cow<'static, str> {
                 $name.into()
             }
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            fn json_schema(_: &mut SchemaGenerator) -> schemars::Schema {
                 json_schema!({
                     "type": "string", "format": $format, "examples": [$($example),+],
                 })
@@ -137,21 +207,26 @@ mod tests {
 
     #[test]
     fn every_key_has_a_description_and_a_checkable_type() {
-        let keys = keys(json_schema());
+        let keys = Schema::scenario().keys();
         assert!(keys.len() > 80, "{}", keys.len());
         for (path, schema) in keys {
-            assert!(schema["description"].is_string(), "{path} has no description");
-            assert!(schema["type"].is_string() || schema["anyOf"].is_array(), "{path}: {schema}");
-            if schema["type"] == "object" {
-                let named = schema["additionalProperties"]["type"] == "object";
-                assert!(named || schema["additionalProperties"] == false, "{path} takes any key");
+            assert!(schema.description().is_some(), "{path} has no description");
+            assert!(schema.kind().is_some() || schema.forms().next().is_some(), "{path}");
+            if schema.is_table() {
+                let any = schema.0.get("additionalProperties");
+                let named = schema.property("any name").is_some_and(Schema::is_table);
+                assert!(
+                    named || any == Some(embedded::Value::Boolean(false)),
+                    "{path} takes any key"
+                );
             }
         }
     }
 
     #[test]
     fn the_keys_of_the_contract_are_known() {
-        let known: Vec<String> = keys(json_schema()).into_iter().map(|(path, _)| path).collect();
+        let known: Vec<String> =
+            Schema::scenario().keys().into_iter().map(|(path, _)| path).collect();
         for path in [
             "name",
             "model.name model.config model.dtype model.quantize",
@@ -185,7 +260,7 @@ mod tests {
 
     #[test]
     fn nothing_is_null_and_nothing_is_a_reference() {
-        let text = json_schema().to_string();
+        let text = Schema::scenario().to_json().to_string();
         assert!(!text.contains("null"), "{text}");
         assert!(!text.contains("$ref"), "{text}");
     }

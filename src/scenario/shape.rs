@@ -2,15 +2,14 @@
 //! bounds. All of them in one go; what is wrong is taken out, so that later checks see only sound
 //! values.
 
-use serde_json::Value as Json;
-
 use crate::named::nearest;
 use crate::time::SimDuration;
 use crate::units::{Bytes, ParseUnitError, UsdPerHour};
 
 use super::diagnostic::Diagnostic;
 use super::document::{Node, Table, Value};
-use super::{refused, schema};
+use super::refused;
+use super::schema::Schema;
 
 /// Dotted paths of keys that were written but taken out: not to be reported as missing.
 #[derive(Debug, Default)]
@@ -36,7 +35,7 @@ impl TakenOut {
     }
 }
 
-pub fn check(table: &mut Table, schema: &Json, errors: &mut Vec<Diagnostic>) -> TakenOut {
+pub fn check(table: &mut Table, schema: Schema, errors: &mut Vec<Diagnostic>) -> TakenOut {
     let mut check = Check { root: schema, errors, taken: TakenOut::default() };
     check.table(table, schema, "");
     check.taken
@@ -44,9 +43,9 @@ pub fn check(table: &mut Table, schema: &Json, errors: &mut Vec<Diagnostic>) -> 
 
 /// What is wrong with `node` as the value of the key at a dotted path of the scenario; keys of
 /// tables included. `root` is the schema of the whole file.
-pub fn check_value(node: &Node, root: &Json, path: &str) -> Vec<Diagnostic> {
+pub fn check_value(node: &Node, root: Schema, path: &str) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
-    if let Some(schema) = schema::at_path(root, path) {
+    if let Some(schema) = root.at(path) {
         let mut check = Check { root, errors: &mut errors, taken: TakenOut::default() };
         let key = path.rsplit('.').next().unwrap_or(path);
         check.node(&mut node.clone(), schema, path, key);
@@ -56,18 +55,16 @@ pub fn check_value(node: &Node, root: &Json, path: &str) -> Vec<Diagnostic> {
 
 struct Check<'a> {
     /// Of the whole file.
-    root: &'a Json,
+    root: Schema,
     errors: &'a mut Vec<Diagnostic>,
     taken: TakenOut,
 }
 
 impl Check<'_> {
-    fn table(&mut self, table: &mut Table, schema: &Json, path: &str) {
+    fn table(&mut self, table: &mut Table, schema: Schema, path: &str) {
         table.entries.retain_mut(|(key, node)| {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            // Tables under names of the user's own have a schema in common.
-            let named = || schema.get("additionalProperties").filter(|schema| schema.is_object());
-            let sound = match schema["properties"].get(&*key).or_else(named) {
+            let sound = match schema.property(key) {
                 Some(schema) => self.node(node, schema, &path, key),
                 None => {
                     if let Some(problem) = self.unknown_key(key, node, schema, &path) {
@@ -88,8 +85,8 @@ impl Check<'_> {
         });
     }
 
-    fn node(&mut self, node: &mut Node, schema: &Json, path: &str, key: &str) -> bool {
-        if schema["type"] == "object" {
+    fn node(&mut self, node: &mut Node, schema: Schema, path: &str, key: &str) -> bool {
+        if schema.is_table() {
             let Value::Table(table) = &mut node.value else {
                 let problem = Diagnostic::new(format!("`{key}` is a table"))
                     .at(node.span.clone(), format!("this is {}", node.value.kind()))
@@ -110,7 +107,13 @@ impl Check<'_> {
     }
 
     /// `None` for a key that is known, not modelled, and set to what makes no difference.
-    fn unknown_key(&self, key: &str, node: &Node, schema: &Json, path: &str) -> Option<Diagnostic> {
+    fn unknown_key(
+        &self,
+        key: &str,
+        node: &Node,
+        schema: Schema,
+        path: &str,
+    ) -> Option<Diagnostic> {
         if let Some(refusal) = refused::lookup(path) {
             if refusal.is_harmless(&node.value) {
                 return None;
@@ -131,7 +134,7 @@ impl Check<'_> {
             problem = problem.help(format!("`{key}` belongs in [{elsewhere}]"));
             return Some(problem);
         }
-        let known = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| &**name);
+        let known = schema.properties().map(|(name, _)| name);
         let span = node.key_span.clone();
         Some(match nearest(&key.replace('_', "-"), known) {
             Some(near) => {
@@ -142,27 +145,25 @@ impl Check<'_> {
     }
 }
 
-fn names(schema: &Json) -> String {
-    let names = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name);
-    names.cloned().collect::<Vec<_>>().join(", ")
+fn names(schema: Schema) -> String {
+    schema.properties().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 
 /// The table in which a key of this very name exists.
-fn elsewhere(root: &Json, key: &str) -> Option<String> {
-    let keys = schema::keys(root);
+fn elsewhere(root: Schema, key: &str) -> Option<String> {
+    let keys = root.keys();
     let (path, _) = keys.iter().find(|(path, _)| path.rsplit('.').next() == Some(key))?;
     path.rsplit_once('.').map(|(table, _)| table.to_owned())
 }
 
 type Checked = Result<(), Box<Diagnostic>>;
 
-fn leaf(node: &Node, schema: &Json, path: &str) -> Checked {
-    if let Some(forms) = schema["anyOf"].as_array() {
-        let form = forms.iter().find(|form| takes(form, &node.value));
-        return match form {
+fn leaf(node: &Node, schema: Schema, path: &str) -> Checked {
+    if schema.forms().next().is_some() {
+        return match schema.forms().find(|form| takes(*form, &node.value)) {
             Some(form) => leaf(node, form, path),
             None => {
-                let wanted: Vec<String> = forms.iter().map(wanted).collect();
+                let wanted: Vec<String> = schema.forms().map(wanted).collect();
                 Err(wrong_type(node, path, &wanted.join(" or "), schema))
             }
         };
@@ -174,13 +175,16 @@ fn leaf(node: &Node, schema: &Json, path: &str) -> Checked {
         Value::String(text) => text_value(node, text, schema, path),
         Value::Integer(n) => bounds(node, *n as f64, schema, path),
         Value::Float(x) => bounds(node, *x, schema, path),
-        Value::Array(items) => items.iter().try_for_each(|item| leaf(item, &schema["items"], path)),
+        Value::Array(items) => {
+            let Some(schema) = schema.items() else { return Ok(()) };
+            items.iter().try_for_each(|item| leaf(item, schema, path))
+        }
         Value::Boolean(_) | Value::Datetime | Value::Table(_) => Ok(()),
     }
 }
 
-fn takes(schema: &Json, value: &Value) -> bool {
-    match (schema["type"].as_str(), value) {
+fn takes(schema: Schema, value: &Value) -> bool {
+    match (schema.kind(), value) {
         (Some("string"), Value::String(_))
         | (Some("integer" | "number"), Value::Integer(_))
         | (Some("number"), Value::Float(_))
@@ -191,29 +195,33 @@ fn takes(schema: &Json, value: &Value) -> bool {
     }
 }
 
-fn wanted(schema: &Json) -> String {
-    match (schema["type"].as_str(), schema["enum"].as_array()) {
-        (_, Some(values)) => {
-            let values: Vec<String> = values.iter().map(Json::to_string).collect();
-            values.join(" or ")
-        }
-        (Some("string"), _) => match schema["format"].as_str() {
+fn wanted(schema: Schema) -> String {
+    match schema.kind() {
+        _ if schema.values().next().is_some() => quoted(schema.values(), " or "),
+        Some("string") => match schema.format() {
             Some("duration-with-unit") => "a duration in quotes".into(),
             Some("memory-with-unit") => "an amount of memory in quotes".into(),
             Some("price-with-unit") => "a price in quotes".into(),
             _ => "text in quotes".into(),
         },
-        (Some("integer"), _) => "a whole number".into(),
-        (Some("number"), _) => "a number".into(),
-        (Some("boolean"), _) => "true or false".into(),
-        (Some("array"), _) => format!("a list in which each item is {}", wanted(&schema["items"])),
-        (_, _) => "something else".into(),
+        Some("integer") => "a whole number".into(),
+        Some("number") => "a number".into(),
+        Some("boolean") => "true or false".into(),
+        Some("array") => match schema.items() {
+            Some(items) => format!("a list in which each item is {}", wanted(items)),
+            None => "a list".into(),
+        },
+        _ => "something else".into(),
     }
 }
 
-fn wrong_type(node: &Node, path: &str, wanted: &str, schema: &Json) -> Box<Diagnostic> {
+fn quoted(texts: impl Iterator<Item = &'static str>, between: &str) -> String {
+    texts.map(|text| format!("{text:?}")).collect::<Vec<_>>().join(between)
+}
+
+fn wrong_type(node: &Node, path: &str, wanted: &str, schema: Schema) -> Box<Diagnostic> {
     let number = matches!(node.value, Value::Integer(_) | Value::Float(_));
-    let unit = schema["format"].as_str().is_some_and(|format| format.ends_with("-with-unit"));
+    let unit = schema.format().is_some_and(|format| format.ends_with("-with-unit"));
     let mut problem = if number && unit {
         Diagnostic::new(format!("`{path}` has no unit"))
             .at(node.span.clone(), "a bare number")
@@ -222,18 +230,18 @@ fn wrong_type(node: &Node, path: &str, wanted: &str, schema: &Json) -> Box<Diagn
         Diagnostic::new(format!("`{path}` must be {wanted}"))
             .at(node.span.clone(), format!("this is {}", node.value.kind()))
     };
-    if let Some(examples) = schema["examples"].as_array() {
-        let examples: Vec<String> = examples.iter().map(Json::to_string).collect();
-        problem = problem.help(format!("write {wanted}, such as {}", examples.join(", ")));
+    let examples = quoted(schema.examples(), ", ");
+    if !examples.is_empty() {
+        problem = problem.help(format!("write {wanted}, such as {examples}"));
     }
     Box::new(problem)
 }
 
-fn text_value(node: &Node, text: &str, schema: &Json, path: &str) -> Checked {
-    if let Some(values) = schema["enum"].as_array() {
-        return one_of(node, text, values, path);
+fn text_value(node: &Node, text: &str, schema: Schema, path: &str) -> Checked {
+    if schema.values().next().is_some() {
+        return one_of(node, text, schema.values(), path);
     }
-    let fault = match schema["format"].as_str() {
+    let fault = match schema.format() {
         Some("duration-with-unit") => text.parse::<SimDuration>().err(),
         Some("memory-with-unit") => text.parse::<Bytes>().err(),
         Some("price-with-unit") => text.parse::<UsdPerHour>().err(),
@@ -249,15 +257,19 @@ fn text_value(node: &Node, text: &str, schema: &Json, path: &str) -> Checked {
     }
 }
 
-fn one_of(node: &Node, text: &str, values: &[Json], path: &str) -> Checked {
-    let known = || values.iter().filter_map(Json::as_str);
-    if known().any(|name| name == text) {
+fn one_of(
+    node: &Node,
+    text: &str,
+    known: impl Iterator<Item = &'static str> + Clone,
+    path: &str,
+) -> Checked {
+    if known.clone().any(|name| name == text) {
         return Ok(());
     }
     let mut problem = Diagnostic::new(format!("unknown value of `{path}`"))
         .at(node.span.clone(), "none of the known ones")
-        .note(format!("known values: {}", known().collect::<Vec<_>>().join(", ")));
-    if let Some(near) = nearest(text, known()) {
+        .note(format!("known values: {}", known.clone().collect::<Vec<_>>().join(", ")));
+    if let Some(near) = nearest(text, known) {
         problem = problem.suggest(
             "a value with a similar name exists",
             node.span.clone(),
@@ -267,12 +279,12 @@ fn one_of(node: &Node, text: &str, values: &[Json], path: &str) -> Checked {
     Err(Box::new(problem))
 }
 
-fn bounds(node: &Node, x: f64, schema: &Json, path: &str) -> Checked {
+fn bounds(node: &Node, x: f64, schema: Schema, path: &str) -> Checked {
     // A 32-bit key says so in its format and leaves the upper bound to it.
-    let widest = if schema["format"] == "uint32" { Some(f64::from(u32::MAX)) } else { None };
-    let minimum = schema["minimum"].as_f64();
-    let above = schema["exclusiveMinimum"].as_f64();
-    let maximum = schema["maximum"].as_f64().or(widest);
+    let widest = if schema.format() == Some("uint32") { Some(f64::from(u32::MAX)) } else { None };
+    let minimum = schema.bound("minimum");
+    let above = schema.bound("exclusiveMinimum");
+    let maximum = schema.bound("maximum").or(widest);
     let inside = x.is_finite()
         && minimum.is_none_or(|min| x >= min)
         && above.is_none_or(|min| x > min)
@@ -307,7 +319,7 @@ fn bounds(node: &Node, x: f64, schema: &Json, path: &str) -> Checked {
     ))
 }
 
-fn description(schema: &Json) -> String {
-    let text = schema["description"].as_str().unwrap_or("see `servesim schema`");
+fn description(schema: Schema) -> String {
+    let text = schema.description().unwrap_or("see `servesim schema`");
     format!("it means: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))
 }

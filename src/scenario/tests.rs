@@ -561,7 +561,7 @@ proptest! {
     fn no_values_of_known_keys_make_the_loader_panic(
         picks in proptest::collection::vec((any::<prop::sample::Index>(), 0..VALUES.len()), 1..7)
     ) {
-        let keys = schema::keys(schema::json_schema());
+        let keys = schema::Schema::scenario().keys();
         let set = |(key, value): &(prop::sample::Index, usize)| {
             Override::set(&format!("{}={}", keys[key.index(keys.len())].0, VALUES[*value]))
         };

@@ -38,10 +38,7 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     fn node(&self, path: &str) -> Option<&Node> {
-        debug_assert!(
-            super::schema::at_path(self.registry.schema(), path).is_some(),
-            "{path} is no key of a scenario"
-        );
+        debug_assert!(self.registry.schema().at(path).is_some(), "{path} is no key of a scenario");
         self.table.find(path)
     }
 

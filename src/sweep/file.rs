@@ -21,11 +21,11 @@ use std::path::{Path, PathBuf};
 use super::condition::{Condition, Fault};
 use super::grid::{Axis, Grid, Group, Values, value};
 use super::rank::{self, RankSpec};
-use serde_json::Value as Json;
 
 use crate::named::nearest;
 use crate::scenario::diagnostic::{Diagnostic, SourceId, Span};
 use crate::scenario::document::{Node, Table, Value};
+use crate::scenario::schema::Schema;
 use crate::scenario::{
     self, Assignment, Diagnostics, Override, ReadFile, Registry, Source, Template, check_value,
     shared_settings,
@@ -154,21 +154,21 @@ fn base(node: &Node, folder: &Path, files: &dyn ReadFile) -> Result<Source, Box<
     }
 }
 
-struct Reader<'s> {
+struct Reader {
     errors: Vec<Diagnostic>,
     source: SourceId,
     /// Of the scenario's file.
-    schema: &'s Json,
+    schema: Schema,
 }
 
-impl Reader<'_> {
+impl Reader {
     fn sweep(&mut self, table: &Table, mut template: Template, path: &Path) -> Parsed {
         let known = TOP_KEYS.iter().copied();
         for (key, node) in &table.entries {
             if !TOP_KEYS.contains(&key.as_str()) {
                 let problem = Diagnostic::new(format!("unknown key `{key}` in a sweep"))
                     .at(node.key_span.clone(), "no such key here");
-                let scenario_key = scenario::schema::at_path(self.schema, key).is_some();
+                let scenario_key = self.schema.at(key).is_some();
                 self.errors.push(match nearest(key, known.clone()) {
                     _ if scenario_key => problem.help(format!(
                         "a key of the scenario: write [scenario.{key}], or [axes.{key}] to sweep it"
@@ -294,7 +294,7 @@ impl Reader<'_> {
         let mut problem = Diagnostic::new(format!("`{path}` is no key of a scenario"))
             .at(node.key_span.clone(), "no such key");
         let word = path.rsplit('.').next().unwrap_or(path);
-        let keys = scenario::schema::keys(self.schema);
+        let keys = self.schema.keys();
         let shared: Vec<String> = shared_settings().map(|(key, _)| key).collect();
         let known = || keys.iter().map(|(key, _)| key.as_str()).chain(shared.iter().map(|k| &**k));
         let by_flag = FLAGS.iter().find(|(flag, _)| *flag == path).map(|(_, key)| *key);
@@ -559,17 +559,16 @@ impl Key {
     }
 }
 
-fn resolve(schema: &Json, path: &str) -> Option<Key> {
+fn resolve(schema: Schema, path: &str) -> Option<Key> {
     if path == "engine.*" {
         return Some(Key::Table);
     }
     let like = shared_settings().find(|(key, _)| key == path).map(|(_, like)| like);
-    let schema = scenario::schema::at_path(schema, like.as_deref().unwrap_or(path))?;
-    if schema["type"] == "object" {
+    let schema = schema.at(like.as_deref().unwrap_or(path))?;
+    if schema.is_table() {
         return Some(Key::Table);
     }
-    let integer = |schema: &Json| schema["type"] == "integer";
-    let forms = schema["anyOf"].as_array();
-    let whole = integer(schema) || forms.is_some_and(|forms| forms.iter().any(integer));
+    let integer = |schema: Schema| schema.kind() == Some("integer");
+    let whole = integer(schema) || schema.forms().any(integer);
     Some(Key::Value { like, whole })
 }

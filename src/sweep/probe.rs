@@ -9,7 +9,7 @@ use super::file::Parsed;
 use crate::named::nearest;
 use crate::scenario::diagnostic::{Diagnostic, Span};
 use crate::scenario::document::Node;
-use crate::scenario::{Diagnostics, ReadFile, schema, shared_settings};
+use crate::scenario::{Diagnostics, ReadFile, shared_settings};
 
 /// Of long axes, so many values are tried; the rest prove themselves when they run.
 const MOST_TRIED: u64 = 1000;
@@ -19,7 +19,7 @@ const MOST_TRIED: u64 = 1000;
 pub fn full_name(parsed: &Parsed, name: &str) -> Option<String> {
     if name.contains('.') {
         let shared = || shared_settings().any(|(key, _)| key == name);
-        let known = schema::at_path(parsed.template.registry().schema(), name).is_some();
+        let known = parsed.template.registry().schema().at(name).is_some();
         return (known || shared()).then(|| name.to_owned());
     }
     let ends_so = |key: &str| key.rsplit('.').next() == Some(name);
@@ -29,8 +29,8 @@ pub fn full_name(parsed: &Parsed, name: &str) -> Option<String> {
         (Some(_), Some(_)) => return None,
         (None, _) => {}
     }
-    let keys = schema::keys(parsed.template.registry().schema());
-    let mut keys = keys.iter().filter(|(key, schema)| ends_so(key) && schema["type"] != "object");
+    let keys = parsed.template.registry().schema().keys();
+    let mut keys = keys.iter().filter(|(key, schema)| ends_so(key) && !schema.is_table());
     match (keys.next(), keys.next()) {
         (Some((key, _)), None) => Some(key.clone()),
         _ => None,
@@ -59,7 +59,11 @@ fn names(parsed: &Parsed, errors: &mut Vec<Diagnostic>) {
             let fault = super::condition::Fault { at, what: "unknown, or not the only one".into() };
             let mut problem = condition.complain(&fault);
             problem.title = format!("`{name}` is no key of the scenario");
-            let keys: Vec<String> = schema::keys(parsed.template.registry().schema())
+            let keys: Vec<String> = parsed
+                .template
+                .registry()
+                .schema()
+                .keys()
                 .into_iter()
                 .map(|(key, _)| key)
                 .collect();

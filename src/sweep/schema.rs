@@ -4,13 +4,14 @@
 use serde_json::{Map, Value, json};
 
 use super::columns;
-use crate::scenario::{schema, shared_settings};
+use crate::scenario::schema::Schema;
+use crate::scenario::shared_settings;
 
 /// `scenario` is the schema of the scenario's file.
-pub fn json_schema(scenario: &Value) -> Value {
+pub fn json_schema(scenario: Schema) -> Value {
     let mut axes = axes_of(scenario);
     let shared: Map<String, Value> = shared_settings()
-        .filter_map(|(key, like)| Some((key, axis_of(schema::at_path(scenario, &like)?))))
+        .filter_map(|(key, like)| Some((key, axis_of(scenario.at(&like)?))))
         .collect();
     if let Some(properties) = axes["properties"].as_object_mut() {
         properties.extend(shared);
@@ -20,7 +21,7 @@ pub fn json_schema(scenario: &Value) -> Value {
         .filter(|name| columns::less_is_better(name).is_some())
         .collect();
     let latencies: Vec<&str> = ranked.iter().copied().filter(|n| n.contains("_ms.")).collect();
-    let mut base = scenario.clone();
+    let mut base = scenario.to_json();
     if let Some(base) = base.as_object_mut() {
         base.shift_remove("$schema");
         base.shift_remove("title");
@@ -89,28 +90,26 @@ pub fn json_schema(scenario: &Value) -> Value {
     })
 }
 
-fn axes_of(schema: &Value) -> Value {
-    let properties = schema["properties"].as_object().into_iter().flatten();
-    let properties: Map<String, Value> = properties
+fn axes_of(schema: Schema) -> Value {
+    let properties: Map<String, Value> = schema
+        .properties()
         .map(|(key, schema)| {
-            let table = schema["type"] == "object";
-            let axis = if table {
-                let values = json!({ "type": "array", "items": schema, "minItems": 1 });
+            let axis = if schema.is_table() {
+                let values = json!({ "type": "array", "items": schema.to_json(), "minItems": 1 });
                 json!({ "anyOf": [axes_of(schema), values] })
             } else {
                 axis_of(schema)
             };
-            (key.clone(), axis)
+            (key.to_owned(), axis)
         })
         .collect();
     json!({ "type": "object", "additionalProperties": false, "properties": properties })
 }
 
-fn axis_of(schema: &Value) -> Value {
-    let mut forms = vec![json!({ "type": "array", "items": schema, "minItems": 1 })];
-    let number = |schema: &Value| schema["type"] == "integer" || schema["type"] == "number";
-    let some_form = schema["anyOf"].as_array().is_some_and(|forms| forms.iter().any(number));
-    if number(schema) || some_form {
+fn axis_of(schema: Schema) -> Value {
+    let mut forms = vec![json!({ "type": "array", "items": schema.to_json(), "minItems": 1 })];
+    let number = |schema: Schema| matches!(schema.kind(), Some("integer" | "number"));
+    if number(schema) || schema.forms().any(number) {
         forms.push(json!({
             "type": "object",
             "additionalProperties": false,
@@ -124,5 +123,5 @@ fn axis_of(schema: &Value) -> Value {
             },
         }));
     }
-    json!({ "description": schema["description"], "anyOf": forms })
+    json!({ "description": schema.description(), "anyOf": forms })
 }

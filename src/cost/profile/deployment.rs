@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::host::HostModel;
 use crate::cost::sourced::Seconds;
+use crate::embedded::Value;
 
-use super::{InterconnectProfile, ProfileError, coefficients, read_toml};
+use super::{InterconnectProfile, ProfileError, coefficients, read_embedded, read_toml};
 
 coefficients! {
     /// Host times and engine effects on one instance (or family of instances) and engine.
@@ -96,15 +97,23 @@ impl FitRecord {
 impl DeploymentProfile {
     /// Reads a profile; `name` is what messages call it.
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
-        let profile: Self = read_toml(name, bytes)?;
-        profile.check(name, "")?;
-        if let Some(links) = &profile.links {
+        read_toml::<Self>(name, bytes)?.checked(name)
+    }
+
+    /// Reads a profile that comes with the program.
+    pub fn from_embedded(name: &str, file: Value) -> Result<Self, ProfileError> {
+        read_embedded::<Self>(name, file)?.checked(name)
+    }
+
+    fn checked(self, name: &str) -> Result<Self, ProfileError> {
+        self.check(name, "")?;
+        if let Some(links) = &self.links {
             links.check(name, "links.")?;
         }
-        if let Some(fit) = &profile.fit {
+        if let Some(fit) = &self.fit {
             fit.check(name)?;
         }
-        Ok(profile)
+        Ok(self)
     }
 
     /// The host's times for a model of so many layers.

@@ -8,10 +8,11 @@ use crate::cost::attention::{
 use crate::cost::elementwise::{ElementwiseForm, SamplerForm};
 use crate::cost::gemm::GemmForm;
 use crate::cost::sourced::{Provenance, Seconds, Sourced};
+use crate::embedded::Value;
 use crate::hardware::Gpu;
 use crate::units::{Bandwidth, Bytes, FlopRate};
 
-use super::{ProfileError, coefficients, read_toml};
+use super::{ProfileError, coefficients, read_embedded, read_toml};
 
 /// Surfaces of one GPU. What it can do at best stands in the hardware catalogue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -242,23 +243,31 @@ impl SamplerSurface {
 impl GpuProfile {
     /// Reads a profile; `name` is what messages call it.
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
-        let profile: Self = read_toml(name, bytes)?;
-        profile.gemm.check(name, "gemm")?;
-        if let Some(fp8) = &profile.gemm_fp8 {
+        read_toml::<Self>(name, bytes)?.checked(name)
+    }
+
+    /// Reads a profile that comes with the program.
+    pub fn from_embedded(name: &str, file: Value) -> Result<Self, ProfileError> {
+        read_embedded::<Self>(name, file)?.checked(name)
+    }
+
+    fn checked(self, name: &str) -> Result<Self, ProfileError> {
+        self.gemm.check(name, "gemm")?;
+        if let Some(fp8) = &self.gemm_fp8 {
             fp8.check(name, "gemm-fp8")?;
         }
-        profile.attention.prefill.check(name, "attention.prefill")?;
-        profile.attention.decode.check(name, "attention.decode")?;
-        profile.attention.mixed.check(name, "attention.mixed")?;
-        if let Some(memory) = &profile.attention.mixed_memory {
+        self.attention.prefill.check(name, "attention.prefill")?;
+        self.attention.decode.check(name, "attention.decode")?;
+        self.attention.mixed.check(name, "attention.mixed")?;
+        if let Some(memory) = &self.attention.mixed_memory {
             memory.check(name, "attention.mixed-memory")?;
         }
-        if let Some(skew) = &profile.attention.skew {
+        if let Some(skew) = &self.attention.skew {
             skew.check(name, "attention.skew")?;
         }
-        profile.elementwise.check(name, "elementwise")?;
-        profile.sampler.check(name, "sampler")?;
-        Ok(profile)
+        self.elementwise.check(name, "elementwise")?;
+        self.sampler.check(name, "sampler")?;
+        Ok(self)
     }
 
     /// A profile from nominal figures alone, with the fractions of them that the fitted GPUs reach

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::collectives::{CollectiveForm, CustomForm};
 use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced};
+use crate::embedded::Value;
 use crate::units::{Bandwidth, Bytes, rounded};
 
-use super::{Bound, ProfileError, read_toml};
+use super::{Bound, ProfileError, read_embedded, read_toml};
 
 /// All-reduce among the GPUs of a machine, by NCCL and by the engine's own kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,9 +86,17 @@ impl AllReduceSurface {
 impl InterconnectProfile {
     /// Reads a profile; `name` is what messages call it.
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
-        let profile: Self = read_toml(name, bytes)?;
-        profile.check(name, "")?;
-        Ok(profile)
+        read_toml::<Self>(name, bytes)?.checked(name)
+    }
+
+    /// Reads a profile that comes with the program.
+    pub fn from_embedded(name: &str, file: Value) -> Result<Self, ProfileError> {
+        read_embedded::<Self>(name, file)?.checked(name)
+    }
+
+    fn checked(self, name: &str) -> Result<Self, ProfileError> {
+        self.check(name, "")?;
+        Ok(self)
     }
 
     /// `within` is what stands before the names of its tables in the text.

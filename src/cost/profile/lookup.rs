@@ -3,11 +3,13 @@
 //! GPU: by name, else from the datasheet. Links: those that were measured with the deployment, then
 //! (instance, environment), then instance, then the kind of link. Deployment: (instance, engine,
 //! environment), then (instance, engine or its family), then the engine, then its family. An instance stands for itself first and then for its
-//! family (`g5` for `g5.12xlarge`). File names spell the key, so that one file is read.
-
-use include_dir::{Dir, include_dir};
+//! family (`g5` for `g5.12xlarge`). File names spell the key.
 
 use crate::cost::weight_kernel::WeightKernel;
+use crate::embedded::{
+    self, DEPLOYMENT_PROFILES, Folder, GPU_PROFILES, INTERCONNECT_PROFILES, Value,
+    WEIGHT_KERNEL_PROFILES,
+};
 use crate::engine_name::EngineName;
 use crate::hardware::{Gpu, InstanceType, Interconnect};
 
@@ -15,7 +17,11 @@ use super::{
     DeploymentProfile, GpuProfile, InterconnectProfile, ProfileError, WeightKernelProfile,
 };
 
-static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/calibration/fitted");
+/// Those of `calibration/fitted`.
+const GPUS: (&str, Folder) = ("gpus", GPU_PROFILES);
+const INTERCONNECTS: (&str, Folder) = ("interconnects", INTERCONNECT_PROFILES);
+const DEPLOYMENTS: (&str, Folder) = ("deployments", DEPLOYMENT_PROFILES);
+const WEIGHT_KERNELS: (&str, Folder) = ("weight-kernels", WEIGHT_KERNEL_PROFILES);
 
 /// A profile and how near it is to what was asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,20 +56,16 @@ impl Match {
     }
 }
 
-fn embedded(path: &str) -> Option<&'static [u8]> {
-    FILES.get_file(path).map(include_dir::File::contents)
-}
-
 /// Reads the first file of `folder` that there is among `names`.
 fn first<T>(
-    folder: &str,
+    (folder, files): (&str, Folder),
     names: impl IntoIterator<Item = (String, Match)>,
-    read: impl Fn(&str, &[u8]) -> Result<T, ProfileError>,
+    read: impl Fn(&str, Value) -> Result<T, ProfileError>,
 ) -> Result<Option<Found<T>>, ProfileError> {
     for (name, matched) in names {
-        let path = format!("{folder}/{name}.toml");
-        if let Some(bytes) = embedded(&path) {
-            let profile = read(&path, bytes)?;
+        if let Some(file) = embedded::find(files, &name) {
+            let path = format!("{folder}/{name}.toml");
+            let profile = read(&path, file)?;
             return Ok(Some(Found { profile, file: Some(path), matched }));
         }
     }
@@ -85,7 +87,7 @@ pub fn gpu(gpu: &Gpu) -> Result<Found<GpuProfile>, ProfileError> {
         let profile = GpuProfile::from_toml(&file, text.as_bytes())?;
         return Ok(Found { profile, file: Some(file), matched: Match::Exact });
     }
-    let found = first("gpus", [(gpu.name.clone(), Match::Exact)], GpuProfile::from_toml)?;
+    let found = first(GPUS, [(gpu.name.clone(), Match::Exact)], GpuProfile::from_embedded)?;
     Ok(found.unwrap_or_else(|| Found {
         profile: GpuProfile::from_datasheet(gpu),
         file: None,
@@ -110,7 +112,7 @@ pub fn interconnect(
     }
     names.extend(instance_keys(&instance.name).map(|key| (key.to_owned(), Match::Instance)));
     names.push((format!("link--{}", link.link), Match::Generic));
-    match first("interconnects", names, InterconnectProfile::from_toml)? {
+    match first(INTERCONNECTS, names, InterconnectProfile::from_embedded)? {
         Some(found) => Ok(Some(on(found, link))),
         None => Err(ProfileError::NoInterconnect {
             instance: instance.name.clone(),
@@ -130,15 +132,14 @@ fn links_of_another_engine(
     instance: &str,
     environment: &str,
 ) -> Result<Option<Found<InterconnectProfile>>, ProfileError> {
-    let (start, end) = (format!("deployments/{instance}--"), format!("--{environment}.toml"));
-    let mut names: Vec<&str> = files().map(|(path, _)| path).collect();
-    names.retain(|path| path.starts_with(&start) && path.ends_with(&end));
-    names.sort_unstable();
-    for path in names {
-        let profile = DeploymentProfile::from_toml(path, embedded(path).expect("it is listed"))?;
-        if let Some(profile) = profile.links {
-            let file = Some(path.to_owned());
-            return Ok(Some(Found { profile, file, matched: Match::Exact }));
+    let (start, end) = (format!("{instance}--"), format!("--{environment}"));
+    for (name, file) in DEPLOYMENT_PROFILES {
+        if !name.starts_with(&start) || !name.ends_with(&end) {
+            continue;
+        }
+        let path = format!("{}/{name}.toml", DEPLOYMENTS.0);
+        if let Some(profile) = DeploymentProfile::from_embedded(&path, *file)?.links {
+            return Ok(Some(Found { profile, file: Some(path), matched: Match::Exact }));
         }
     }
     Ok(None)
@@ -162,7 +163,7 @@ pub fn deployment(
         names.extend(engine_keys.map(|engine| (format!("{key}--{engine}"), Match::Instance)));
     }
     names.extend(engine_keys.map(|engine| (engine.to_owned(), Match::Generic)));
-    first("deployments", names, DeploymentProfile::from_toml)?.ok_or_else(|| {
+    first(DEPLOYMENTS, names, DeploymentProfile::from_embedded)?.ok_or_else(|| {
         ProfileError::NoDeployment { engine: engine.to_string(), instance: instance.to_owned() }
     })
 }
@@ -170,17 +171,19 @@ pub fn deployment(
 /// The profile of a kernel for quantised weights.
 pub fn weight_kernel(kernel: WeightKernel) -> Result<Found<WeightKernelProfile>, ProfileError> {
     first(
-        "weight-kernels",
+        WEIGHT_KERNELS,
         [(kernel.name().to_owned(), Match::Generic)],
-        WeightKernelProfile::from_toml,
+        WeightKernelProfile::from_embedded,
     )?
     .ok_or_else(|| ProfileError::NoWeightKernel { kernel: kernel.name().to_owned() })
 }
 
-/// Path and text of all embedded profiles, for lists and tests.
-pub fn files() -> impl Iterator<Item = (&'static str, &'static [u8])> {
-    let files = FILES.dirs().flat_map(Dir::files);
-    files.filter_map(|file| Some((file.path().to_str()?, file.contents())))
+/// All embedded profiles by path, for lists and tests.
+pub fn files() -> impl Iterator<Item = (String, Value)> {
+    let folders = [DEPLOYMENTS, GPUS, INTERCONNECTS, WEIGHT_KERNELS].into_iter();
+    folders.flat_map(|(folder, files)| {
+        files.iter().map(move |(name, file)| (format!("{folder}/{name}.toml"), *file))
+    })
 }
 
 /// All that prices a deployment's steps besides the model and the engine's settings.

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::sourced::{Provenance, Seconds};
 use crate::cost::weight_kernel::{DirectForm, UnpackForm, WeightKernelForm};
+use crate::embedded::Value;
 
-use super::{ProfileError, coefficients, read_toml};
+use super::{ProfileError, coefficients, read_embedded, read_toml};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -41,12 +42,20 @@ coefficients! {
 impl WeightKernelProfile {
     /// Reads a profile; `name` is what messages call it.
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
-        let profile: Self = read_toml(name, bytes)?;
-        profile.direct.check(name, "direct")?;
-        if let Some(unpack) = &profile.unpack {
+        read_toml::<Self>(name, bytes)?.checked(name)
+    }
+
+    /// Reads a profile that comes with the program.
+    pub fn from_embedded(name: &str, file: Value) -> Result<Self, ProfileError> {
+        read_embedded::<Self>(name, file)?.checked(name)
+    }
+
+    fn checked(self, name: &str) -> Result<Self, ProfileError> {
+        self.direct.check(name, "direct")?;
+        if let Some(unpack) = &self.unpack {
             unpack.check(name, "unpack")?;
         }
-        Ok(profile)
+        Ok(self)
     }
 
     pub fn form(&self) -> WeightKernelForm {

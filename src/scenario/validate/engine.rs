@@ -8,7 +8,7 @@ use super::super::raw::RawEngine;
 use super::super::registry::{
     BadSetting, Configured, EngineId, Registry, SettingsFault, inherited_settings,
 };
-use super::super::schema;
+use super::super::schema::Schema;
 use super::super::settings::{AutoOr, EngineSettings};
 use super::Context;
 use crate::engine_name::{EngineFamily, EngineName};
@@ -131,10 +131,10 @@ pub fn absent_settings(engine: EngineId, registry: &Registry) -> Vec<(String, Ab
         .collect();
     if engine.is_custom() {
         let table = format!("engine.{family}");
-        let keys = schema::at_path(registry.schema(), &table).map(|table| &table["properties"]);
-        for (key, _) in keys.and_then(|keys| keys.as_object()).into_iter().flatten() {
+        let keys = registry.schema().at(&table).into_iter().flat_map(Schema::properties);
+        for (key, _) in keys {
             let path = format!("{table}.{key}");
-            let known = inherited_settings(family).contains(&key.as_str());
+            let known = inherited_settings(family).contains(&key);
             if !known && !absent.iter().any(|(other, _)| *other == path) {
                 absent.push((path, Absence::Replaced));
             }
