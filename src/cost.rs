@@ -241,6 +241,10 @@ pub trait StepCost {
     /// `decode(n).of(shape)` must equal `step(shape)`: the engine uses it to walk long stretches of
     /// decoding without building a shape for each step.
     fn decode(&mut self, seqs: u32) -> DecodeCost;
+
+    /// Hears of the last shape of a stretch that the engine has priced by [`StepCost::decode`] alone.
+    /// Contexts only grow in it, so that one stands for all of them.
+    fn stretched_to(&mut self, _shape: &StepShape) {}
 }
 
 /// The price of a pure decode step at a fixed batch size: a constant part and what depends on the

@@ -352,4 +352,8 @@ impl StepCost for OneCost {
     fn decode(&mut self, seqs: u32) -> DecodeCost {
         self.0.borrow_mut().decode(seqs)
     }
+
+    fn stretched_to(&mut self, shape: &StepShape) {
+        self.0.borrow_mut().stretched_to(shape);
+    }
 }

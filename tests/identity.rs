@@ -39,10 +39,13 @@ fn written(deployment: &Deployment<'_>, step_by_step: bool) -> (String, Vec<u8>,
     let observer =
         (Recorder::new(deployment.measure()), RequestsCsv::new(1, Vec::new(), Vec::new()));
     let seed = deployment.scenario().workload.seed;
-    let (totals, (recorder, requests)) = deployment.simulate(seed, observer, step_by_step);
+    let run = deployment.simulate_noting(seed, observer, step_by_step);
+    let (totals, (recorder, requests)) = (run.totals, run.observer);
     let requests = requests.finish().expect("memory takes any row");
     let timeline = timeline_rows(seed, recorder.timeline());
-    let summary = serde_json::to_string_pretty(&recorder.summary()).expect("a summary is JSON");
+    let mut summary = Deployment::summary(recorder, &run.cost);
+    summary.notes = run.cost.extrapolations().iter().map(ToString::to_string).collect();
+    let summary = serde_json::to_string_pretty(&summary).expect("a summary is JSON");
     (summary, requests, timeline, totals.steps)
 }
 
@@ -89,6 +92,27 @@ fn every_engine_writes_the_same_with_and_without_the_jump() {
             assert!(agrees(&format!("{engine} under {load}"), &scenario), "{engine} runs");
         }
     });
+}
+
+#[test]
+fn contexts_that_grow_beyond_the_measurements_are_noted_with_and_without_the_jump() {
+    let keys = [
+        "model.name=llama-3.1-8b",
+        "hardware.gpu=h100-80gb",
+        "engine.name=vllm-0.13",
+        "engine.vllm.max-model-len=32768",
+        "workload.num-requests=6",
+        "workload.lengths.fixed={ input = 16000, output = 700 }",
+        "workload.closed-loop.clients=3",
+    ];
+    let overrides = keys.map(Override::set);
+    let scenario = scenario::load(&Source::Flags, &overrides, &DiskFiles)
+        .unwrap_or_else(|error| panic!("{}", error.render(false)));
+    assert!(agrees("long contexts", &scenario), "it runs");
+    let deployment = Deployment::new(&scenario).expect("it fits");
+    let summary = written(&deployment, false).0;
+    // The last of them is alone in the end, and its last token comes from a context of 16,699.
+    assert!(summary.contains("mean context of decoding sequences: 16699 asked"), "{summary}");
 }
 
 /// All files of a folder, by name.

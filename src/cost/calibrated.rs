@@ -8,6 +8,7 @@
 mod grades;
 mod kernels;
 mod memo;
+mod reach;
 
 use crate::hardware::Gpu;
 use crate::model::{Dtype, KvCacheDtype, ModelConfig, TpError, WeightPrecision};
@@ -25,6 +26,9 @@ use super::{ContextCost, CostTerm, DecodeCost, StepCost, StepShape, StepTime};
 
 use kernels::Kernels;
 use memo::Memo;
+use reach::{MEASURED_CONTEXT, MEASURED_SEQUENCES, MEASURED_TOKENS, static_extrapolations};
+
+pub use reach::{Extrapolated, Extrapolation, merge};
 
 /// What a step's price depends on.
 #[derive(Clone, Copy, Debug)]
@@ -63,70 +67,6 @@ pub enum CostError {
     )]
     NoFp8Surface { gpu: String },
 }
-
-/// A price that lies outside what was measured.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Extrapolation {
-    pub what: Extrapolated,
-    pub asked: f64,
-    /// The nearest value that measurements reach.
-    pub known: f64,
-}
-
-/// What is outside the measured range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Extrapolated {
-    /// Tokens in one step.
-    Tokens,
-    /// The smaller side of a weight matrix.
-    MatrixSide,
-    /// Bytes of a 16-bit weight matrix.
-    MatrixBytes,
-    HeadDim,
-    /// Mean context of decoding sequences.
-    Context,
-    /// Ranks that the links' bandwidth was measured with.
-    Ranks,
-    /// Bytes of an element in 32-bit arithmetic.
-    ElementBytes,
-}
-
-impl std::fmt::Display for Extrapolation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = match self.what {
-            Extrapolated::Tokens => "tokens in a step",
-            Extrapolated::MatrixSide => "smaller side of a weight matrix",
-            Extrapolated::MatrixBytes => "bytes of a weight matrix",
-            Extrapolated::HeadDim => "head dimension",
-            Extrapolated::Context => "mean context of decoding sequences",
-            Extrapolated::Ranks => "ranks of an all-reduce",
-            Extrapolated::ElementBytes => "bytes of an element",
-        };
-        write!(f, "{what}: {} asked, {} measured", self.asked, self.known)
-    }
-}
-
-/// Adds `more` to `noted`, of which only the farthest of each kind stays. In whatever order several
-/// are merged, the outcome is the same.
-pub fn merge(noted: &mut Vec<Extrapolation>, more: &[Extrapolation]) {
-    for one in more {
-        match noted.binary_search_by_key(&one.what, |e| e.what) {
-            Ok(at) if (one.asked - one.known).abs() > (noted[at].asked - one.known).abs() => {
-                noted[at] = one.clone();
-            }
-            Ok(_) => {}
-            Err(at) => noted.insert(at, one.clone()),
-        }
-    }
-}
-
-/// The GEMM surfaces were fitted up to this many rows.
-const MEASURED_TOKENS: u64 = 8192;
-/// Below this side or size the GEMM surfaces are 34-85 % off at the 90th percentile.
-const MEASURED_SIDE: u64 = 512;
-const MEASURED_MATRIX_BYTES: u64 = 4_000_000;
-const MEASURED_HEAD_DIM: u32 = 128;
-const MEASURED_CONTEXT: u64 = 16_384;
 
 /// The parts of a step that depend on its number of tokens alone, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +116,8 @@ pub struct CalibratedCost {
     decodes: Memo<DecodeCost>,
     /// The newest prefill chunks and their price: prompts of one length come one after another.
     newest_prefill: Option<(Chunks, PrefillAlone)>,
+    /// The largest mean context of decoding sequences that stays within the measurements.
+    known_context: u64,
     extrapolations: Vec<Extrapolation>,
     provenance: Vec<(CostTerm, Provenance)>,
     grades: TermGrades,
@@ -198,6 +140,7 @@ impl CalibratedCost {
             per_sqrt: 0.0,
         };
         Ok(Self {
+            known_context: kernels.known_context(MEASURED_CONTEXT),
             extrapolations: {
                 let mut noted = Vec::new();
                 merge(&mut noted, &static_extrapolations(inputs));
@@ -228,6 +171,7 @@ impl CalibratedCost {
             heads: Memo::new(),
             decodes: Memo::new(),
             newest_prefill: None,
+            known_context: self.known_context,
             extrapolations: self.extrapolations.clone(),
             provenance: self.provenance.clone(),
             grades: self.grades,
@@ -237,14 +181,6 @@ impl CalibratedCost {
     /// What was asked for so far, or will be by any step, outside the measured range.
     pub fn extrapolations(&self) -> &[Extrapolation] {
         &self.extrapolations
-    }
-
-    /// Records the largest mean context of decoding sequences, which the engine knows and
-    /// [`StepCost::decode`] does not see.
-    pub fn note_context(&mut self, mean: u64) {
-        if mean > MEASURED_CONTEXT {
-            self.extrapolated(Extrapolated::Context, mean as f64, MEASURED_CONTEXT as f64);
-        }
     }
 
     /// The least trusted number behind each term that this deployment has.
@@ -259,6 +195,29 @@ impl CalibratedCost {
 
     fn extrapolated(&mut self, what: Extrapolated, asked: f64, known: f64) {
         merge(&mut self.extrapolations, &[Extrapolation { what, asked, known }]);
+    }
+
+    /// Notes contexts of decoding sequences beyond the measurements.
+    #[inline]
+    fn note_decode(&mut self, shape: &StepShape) {
+        if shape.decode_context > u64::from(shape.decode_seqs) * self.known_context {
+            self.far_decode(shape);
+        }
+    }
+
+    #[cold]
+    fn far_decode(&mut self, shape: &StepShape) {
+        let mean = shape.decode_context.div_ceil(u64::from(shape.decode_seqs));
+        self.extrapolated(Extrapolated::Context, mean as f64, self.known_context as f64);
+    }
+
+    /// The same of prompt chunks.
+    fn note_chunks(&mut self, shape: &StepShape) {
+        let chunks = u64::from(shape.prefill_seqs);
+        if shape.prefill_context > chunks * self.known_context {
+            let mean = shape.prefill_context.div_ceil(chunks.max(1));
+            self.extrapolated(Extrapolated::ChunkContext, mean as f64, self.known_context as f64);
+        }
     }
 
     fn layer_part(&mut self, tokens: u64) -> LayerPart {
@@ -302,7 +261,10 @@ impl CalibratedCost {
         let chunks = Chunks::of(shape);
         let alone = match self.newest_prefill {
             Some((known, alone)) if known == chunks => alone,
-            _ => self.kernels.prefill_alone(shape),
+            _ => {
+                self.note_chunks(shape);
+                self.kernels.prefill_alone(shape)
+            }
         };
         self.newest_prefill = Some((chunks, alone));
         self.kernels.prefill_attention(shape, &alone)
@@ -329,6 +291,7 @@ impl StepCost for CalibratedCost {
         }
         let seqs = u64::from(shape.decode_seqs);
         let all_sampled = shape.logits_rows == seqs && shape.sampled_seqs == shape.decode_seqs;
+        self.note_decode(shape);
         if shape.is_pure_decode() && all_sampled {
             if let Some(known) = self.decodes.get(seqs) {
                 return known.time(&known.of(shape));
@@ -356,41 +319,18 @@ impl StepCost for CalibratedCost {
         if let Some(&cost) = self.decodes.get(key) {
             return cost;
         }
+        if seqs > MEASURED_SEQUENCES {
+            let (asked, known) = (f64::from(seqs), f64::from(MEASURED_SEQUENCES));
+            self.extrapolated(Extrapolated::Sequences, asked, known);
+        }
         let cost = self.decode_cost(seqs);
         self.decodes.insert(key, cost);
         cost
     }
-}
 
-/// What any step of this deployment extrapolates.
-fn static_extrapolations(inputs: &CostInputs<'_>) -> Vec<Extrapolation> {
-    let mut found = Vec::new();
-    let model = inputs.model;
-    // Routers are narrow by nature and take almost no time.
-    let matrices = || {
-        model.layer_gemms(inputs.tensor_parallel).into_iter().filter(|gemm| gemm.name != "router")
-    };
-    let side = matrices().map(|gemm| gemm.n.min(gemm.k)).min().unwrap_or(u64::MAX);
-    let bytes = matrices().map(|gemm| 2 * gemm.n * gemm.k).min().unwrap_or(u64::MAX);
-    let mut note = |outside: bool, what, asked: f64, known: f64| {
-        if outside {
-            found.push(Extrapolation { what, asked, known });
-        }
-    };
-    let measured = MEASURED_MATRIX_BYTES;
-    note(side < MEASURED_SIDE, Extrapolated::MatrixSide, side as f64, MEASURED_SIDE as f64);
-    note(bytes < measured, Extrapolated::MatrixBytes, bytes as f64, measured as f64);
-    let (dim, known) = (model.head_dim, MEASURED_HEAD_DIM);
-    note(dim != known, Extrapolated::HeadDim, f64::from(dim), f64::from(known));
-    let float32 = inputs.precision.dtype == Dtype::Float32;
-    note(float32, Extrapolated::ElementBytes, 4.0, 2.0);
-    let ranks = inputs.tensor_parallel;
-    if let Some(links) = inputs.interconnect.filter(|links| ranks > 1 && !links.knows(ranks)) {
-        let nearest = links.nccl.bus_bandwidth.iter().min_by_key(|b| b.ranks.abs_diff(ranks));
-        let known = nearest.map_or(f64::NAN, |entry| f64::from(entry.ranks));
-        note(true, Extrapolated::Ranks, f64::from(ranks), known);
+    fn stretched_to(&mut self, shape: &StepShape) {
+        self.note_decode(shape);
     }
-    found
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ impl TermGrades {
                     (EVERYWHERE, &[T::Linear, T::Dequantise])
                 }
                 Extrapolated::HeadDim => (EVERYWHERE, &[T::Attention]),
-                Extrapolated::Context => (DECODING, &[T::Attention]),
+                Extrapolated::Context | Extrapolated::Sequences => (DECODING, &[T::Attention]),
+                Extrapolated::ChunkContext => (WITH_CHUNKS, &[T::Attention]),
                 Extrapolated::Ranks => (EVERYWHERE, &[T::AllReduce]),
                 Extrapolated::ElementBytes => {
                     (EVERYWHERE, &[T::Linear, T::LmHead, T::Attention, T::Elementwise])

@@ -397,6 +397,7 @@ impl Replica {
             taken += 1;
         }
 
+        self.cost.stretched_to(&shape);
         self.clock.batch = done_end;
         observer.on_token_gaps(&self.gaps, seqs);
         self.gaps.clear();

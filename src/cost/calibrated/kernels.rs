@@ -248,6 +248,12 @@ impl Kernels {
         SimDuration::from_secs_f64(seconds * self.scales.of(part))
     }
 
+    /// The largest mean context that no layer reads beyond `measured` of: windows stop the growth.
+    pub fn known_context(&self, measured: u64) -> u64 {
+        let windowed = self.shape.full_layers == 0.0 && self.shape.window <= measured as f64;
+        if windowed { u64::from(u32::MAX) } else { measured }
+    }
+
     pub fn decode_attention(&self, sequences: u32) -> ContextCost {
         self.attention.decode_curve(&self.shape, sequences).times(self.scales.of(Part::Decode))
     }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cost::profile::lookup::Profiles;
+use crate::cost::trust::{Phase, Trust};
 use crate::engine_name::EngineName;
 use crate::hardware::{self, InstanceType};
 use crate::model::{self, WeightFormat};
@@ -261,9 +262,7 @@ fn a_price_outside_the_measured_range_is_flagged() {
     cost.step(&prefill(0, 20_000));
     let flagged =
         |cost: &CalibratedCost| cost.extrapolations().iter().map(|e| e.what).collect::<Vec<_>>();
-    assert_eq!(flagged(&cost), [Extrapolated::Tokens]);
-    cost.note_context(100_000);
-    assert_eq!(flagged(&cost), [Extrapolated::Tokens, Extrapolated::Context]);
+    assert_eq!(flagged(&cost), [Extrapolated::Tokens, Extrapolated::ChunkContext]);
     assert!(cost.extrapolations()[0].to_string().contains("20000"));
     // Gemma's heads of 256, and 4 ranks of links measured with 8.
     assert!(
@@ -272,6 +271,31 @@ fn a_price_outside_the_measured_range_is_flagged() {
     assert!(
         flagged(&Setup::tgis("llama-2-7b", "g5.12xlarge", 2).cost()).contains(&Extrapolated::Ranks)
     );
+}
+
+#[test]
+fn contexts_beyond_the_measurements_are_flagged_by_step_and_by_stretch() {
+    let farthest = |cost: &CalibratedCost| {
+        cost.extrapolations().iter().map(|e| (e.what, e.asked)).collect::<Vec<_>>()
+    };
+    let setup = Setup::tgis_7b();
+    let (mut stepped, mut jumped) = (setup.cost(), setup.cost());
+    for turn in 0..100 {
+        stepped.step(&StepShape::decode(4, 4 * (16_300 + turn)));
+    }
+    jumped.step(&StepShape::decode(4, 4 * 16_300));
+    assert_eq!(farthest(&jumped), []);
+    jumped.stretched_to(&StepShape::decode(4, 4 * 16_399));
+    assert_eq!(farthest(&stepped), [(Extrapolated::Context, 16_399.0)]);
+    assert_eq!(farthest(&jumped), farthest(&stepped));
+    let attention = jumped.grades().get(Phase::Decode, CostTerm::Attention);
+    assert_eq!(attention, Trust::Extrapolated);
+    jumped.decode(600);
+    assert_eq!(farthest(&jumped)[1], (Extrapolated::Sequences, 600.0));
+    // A window ends the growth of what is read.
+    let mut sliding = Setup::vllm("mistral-7b", "g5.2xlarge", 1).cost();
+    sliding.step(&StepShape::decode(4, 4 * 30_000));
+    assert_eq!(farthest(&sliding), []);
 }
 
 #[test]
