@@ -32,18 +32,23 @@ fn main() {
     writeln!(code, "pub static SCHEMA: Value = {};", json(&schema)).expect("text takes all");
     for (name, folder) in FOLDERS {
         writeln!(code, "pub static {name}: Folder = &[").expect("text takes all");
-        for path in toml_files(folder) {
+        for path in files(folder, "toml") {
             let text = fs::read_to_string(&path).expect("a file that was listed");
             let mut table: toml::Table =
                 toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             // Of profiles, for those that are read by another version than wrote them.
             table.remove("format");
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("a name in ASCII");
-            writeln!(code, "    ({stem:?}, {}),", toml(&toml::Value::Table(table)))
-                .expect("text takes all");
+            let table = toml(&toml::Value::Table(table));
+            writeln!(code, "    ({:?}, {table}),", stem(&path)).expect("text takes all");
         }
         code.push_str("];\n");
     }
+    code.push_str("pub static DATASETS: Folder = &[");
+    for path in files("scenarios/data", "csv") {
+        let text = fs::read_to_string(&path).expect("a file that was listed");
+        writeln!(code, "    ({:?}, {}),", stem(&path), lengths(&text)).expect("text takes all");
+    }
+    code.push_str("];\n");
     let folder = env::var_os("OUT_DIR").expect("cargo names a folder");
     fs::write(Path::new(&folder).join("embedded.rs"), code).expect("cargo's folder is there");
 }
@@ -57,13 +62,28 @@ fn fixed_address() {
     }
 }
 
-/// In the order of their names.
-fn toml_files(folder: &str) -> Vec<PathBuf> {
+/// Those with this ending, in the order of their names.
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
     let mut paths: Vec<_> = entries.map(|entry| entry.expect("it is there").path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == ending));
     paths.sort_by_key(|path| path.file_stem().map(ToOwned::to_owned));
     paths
+}
+
+fn stem(path: &Path) -> &str {
+    path.file_stem().and_then(|stem| stem.to_str()).expect("a name in ASCII")
+}
+
+/// A list of pairs, from the columns that `scenario::lengths` would choose, too.
+fn lengths(csv: &str) -> String {
+    assert!(!csv.contains('"'), "a data set of ours needs no quotes");
+    let mut rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = rows.next().expect("a header line");
+    let columns = ["llama2_input_tokens", "max_new_tokens"].map(|name| {
+        header.iter().position(|column| *column == name).unwrap_or_else(|| panic!("no {name}"))
+    });
+    list(rows.map(|row| list(columns.iter().map(|at| format!("Value::Integer({})", row[*at])))))
 }
 
 fn json(value: &serde_json::Value) -> String {

@@ -1,5 +1,5 @@
 //! What comes with the program, as values that lie in it as constants: the catalogue of hardware,
-//! the calibrated profiles, the JSON Schema.
+//! the calibrated profiles, the lists of lengths, the JSON Schema.
 //!
 //! The build reads the files (`build.rs`), so that a run neither parses them nor holds a copy. What
 //! a user brings is read from its text; both are deserialised by the same types.
@@ -32,7 +32,7 @@ mod files {
 }
 
 pub use files::{
-    DEPLOYMENT_PROFILES, GPU_PROFILES, GPUS, INSTANCES, INTERCONNECT_PROFILES, SCHEMA,
+    DATASETS, DEPLOYMENT_PROFILES, GPU_PROFILES, GPUS, INSTANCES, INTERCONNECT_PROFILES, SCHEMA,
     WEIGHT_KERNEL_PROFILES,
 };
 
@@ -185,8 +185,9 @@ mod tests {
 
     #[test]
     fn folders_are_in_the_order_in_which_they_are_searched() {
-        let folders = [GPUS, INSTANCES, GPU_PROFILES, INTERCONNECT_PROFILES, DEPLOYMENT_PROFILES];
-        for folder in folders.into_iter().chain([WEIGHT_KERNEL_PROFILES]) {
+        let profiles =
+            [GPU_PROFILES, INTERCONNECT_PROFILES, DEPLOYMENT_PROFILES, WEIGHT_KERNEL_PROFILES];
+        for folder in profiles.into_iter().chain([GPUS, INSTANCES, DATASETS]) {
             assert!(folder.is_sorted_by(|(a, _), (b, _)| a < b));
             for (stem, value) in folder {
                 assert_eq!(find(folder, stem), Some(*value));

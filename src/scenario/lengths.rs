@@ -5,24 +5,24 @@ mod json;
 use std::ops::Range;
 use std::sync::Arc;
 
-use include_dir::{Dir, include_dir};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use super::LengthSpec;
 use super::diagnostic::{Diagnostic, SourceId, Span};
+use crate::embedded::{self, DATASETS};
 use crate::workload::{LengthPair, LengthSource};
-
-static DATA: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/scenarios/data");
 
 /// Names of the embedded data sets.
 pub fn dataset_names() -> impl Iterator<Item = &'static str> {
-    DATA.files().filter_map(|file| file.path().file_name()?.to_str()?.strip_suffix(".csv"))
+    DATASETS.iter().map(|(name, _)| *name)
 }
 
-/// The text of an embedded data set.
-pub fn dataset(name: &str) -> Option<&'static [u8]> {
-    DATA.get_file(format!("{name}.csv")).map(|file| file.contents())
+/// An embedded data set.
+pub fn dataset(name: &str) -> Option<Arc<[LengthPair]>> {
+    let pairs: Vec<(u32, u32)> =
+        embedded::find(DATASETS, name)?.read().expect("the build has made pairs of it");
+    Some(pairs.into_iter().map(|(input, output)| LengthPair { input, output }).collect())
 }
 
 /// Pairs of columns that hold prompt and output lengths, by the tools that write them: this
@@ -283,8 +283,10 @@ mod tests {
 
     #[test]
     fn the_embedded_openorca_set_is_that_of_the_published_runs() {
-        let text = std::str::from_utf8(dataset("openorca-006").unwrap()).unwrap();
-        let pairs = read(text).unwrap();
+        let text = std::fs::read_to_string("scenarios/data/openorca-006.csv").unwrap();
+        let pairs = read(&text).unwrap();
+        let embedded = dataset("openorca-006").unwrap();
+        assert!(embedded.iter().map(|pair| (pair.input, pair.output)).eq(pairs.iter().copied()));
         assert_eq!(pairs.len(), 32);
         assert_eq!(pairs.iter().map(|pair| pair.1).sum::<u32>(), 3093);
         assert_eq!(pairs.iter().map(|pair| pair.0).max(), Some(1688));

@@ -11,11 +11,12 @@ mod calls;
 mod config;
 mod describe;
 mod queue;
+mod running;
 mod select;
 mod steady;
 mod weights;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::request::{FinishReason, Request, RequestId};
 use crate::time::SimTime;
@@ -25,6 +26,8 @@ use super::{Ended, Occupancy, Refusal, Scheduler, Step, StepOutcome};
 use batch::Entry;
 use calls::Call;
 pub use config::{ShardMemory, TgisConfig, TgisStartError};
+use running::Running;
+use select::Selection;
 pub use weights::{BatchStats, BatchType, WeightRules, Weights};
 
 /// Where the router's loop stands (A2).
@@ -44,11 +47,9 @@ pub struct Tgis {
     weights: Weights,
     entries: Vec<Option<Entry>>,
     buffer: VecDeque<RequestId>,
-    /// The running set in batch order; finished ones leave at once, `pruned` remembers them.
-    batch: BTreeMap<u64, RequestId>,
+    /// Finished ones leave at once, `pruned` remembers them.
+    batch: Running,
     pruned: Vec<u64>,
-    /// Running sequences by the decode step that ends them, then by batch order.
-    endings: BTreeMap<(u64, u64), RequestId>,
     next_order: u64,
     /// Decode steps taken: a sequence's tokens follow from it.
     tick: u64,
@@ -71,7 +72,7 @@ pub struct Tgis {
     /// Requests with a deadline or a client that has gone, among those in `entries`.
     watched: u32,
     record: bool,
-    chosen: Vec<usize>,
+    selection: Selection,
 }
 
 impl Tgis {
@@ -82,9 +83,8 @@ impl Tgis {
             weights,
             entries: Vec::new(),
             buffer: VecDeque::new(),
-            batch: BTreeMap::new(),
+            batch: Running::default(),
             pruned: Vec::new(),
-            endings: BTreeMap::new(),
             next_order: 0,
             tick: 0,
             sum_input: 0,
@@ -99,7 +99,7 @@ impl Tgis {
             in_flight: 0,
             watched: 0,
             record: false,
-            chosen: Vec::new(),
+            selection: Selection::default(),
         }
     }
 

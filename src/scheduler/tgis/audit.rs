@@ -9,7 +9,7 @@ impl Tgis {
     pub(super) fn take_audit(&self) -> Audit {
         let (mut sum_input, mut sum_output) = (0u64, 0u64);
         let mut running = Vec::with_capacity(self.batch.len());
-        for &id in self.batch.values() {
+        for id in self.batch.ids() {
             let entry = self.entry(id);
             let generated = self.tokens_of(entry);
             let tokens = u64::from(entry.input + generated);

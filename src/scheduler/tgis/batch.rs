@@ -1,5 +1,6 @@
 //! The running batch: sums over it, the tokens of its sequences, and how they end (A5, A6).
 
+use super::running::{Member, Span};
 use super::weights::{BatchStats, BatchType};
 use super::{Phase, Tgis};
 use crate::request::{FinishReason, RequestId};
@@ -29,6 +30,19 @@ pub(super) struct Entry {
     pub(super) order: u64,
 }
 
+impl Entry {
+    /// As it stands in the running set.
+    fn member(&self, id: RequestId) -> Member {
+        let joined = i64::try_from(self.joined).expect("decode steps fit i64");
+        let span = Span {
+            last: self.joined + u64::from(self.max_new - self.base),
+            start: i64::from(self.input) + i64::from(self.base) - joined,
+        };
+        let ends_at = self.joined + u64::from(self.ends_at.max(1)) - 1;
+        Member { id, order: self.order, ends_at, span }
+    }
+}
+
 impl Tgis {
     pub(super) fn running(&self) -> u64 {
         u64::try_from(self.batch.len()).expect("a batch fits u64")
@@ -41,7 +55,7 @@ impl Tgis {
 
     /// The longest sequence of the running set in tokens; only padded batches ask.
     pub(super) fn longest(&self) -> u64 {
-        let lengths = self.batch.values().map(|&id| {
+        let lengths = self.batch.ids().map(|id| {
             let entry = self.entry(id);
             u64::from(entry.input + self.tokens_of(entry))
         });
@@ -64,7 +78,7 @@ impl Tgis {
             ..BatchStats::default()
         };
         if self.config.batch_type == BatchType::Padded {
-            for &id in self.batch.values() {
+            for id in self.batch.ids() {
                 let entry = self.entry(id);
                 let tokens = self.tokens_of(entry);
                 stats.max_input = stats.max_input.max(u64::from(entry.input + tokens));
@@ -91,9 +105,8 @@ impl Tgis {
             entry.joined = tick;
             entry.order = order;
             let (input, max_new) = (u64::from(entry.input), u64::from(entry.max_new));
-            let ends_at_tick = tick + u64::from(entry.ends_at.max(1)) - 1;
-            self.batch.insert(order, id);
-            self.endings.insert((ends_at_tick, order), id);
+            let member = entry.member(id);
+            self.batch.insert(member);
             self.sum_input += input + 1;
             self.sum_output += max_new - 1;
             outcome.first_tokens.push(id);
@@ -112,7 +125,7 @@ impl Tgis {
     ) {
         let mut done: Vec<(u64, RequestId, FinishReason)> = Vec::new();
         if self.watched > 0 {
-            for (&order, &id) in self.batch.range(first_order..) {
+            for (order, id) in self.batch.from(first_order) {
                 let entry = self.entry(id);
                 if entry.deadline.is_some_and(|deadline| now > deadline) {
                     done.push((order, id, FinishReason::TimeLimit));
@@ -123,7 +136,7 @@ impl Tgis {
                 }
             }
         }
-        for (&(_, order), &id) in self.endings.range(..=(self.tick, u64::MAX)) {
+        for (order, id) in self.batch.ended_by(self.tick) {
             if !done.iter().any(|&(other, ..)| other == order) {
                 done.push((order, id, self.entry(id).ends_by));
             }
@@ -140,18 +153,16 @@ impl Tgis {
     /// Takes a sequence out of the running set and its sums; its entry stays.
     pub(super) fn leave_batch(&mut self, id: RequestId) {
         let entry = self.entry(id);
-        let (order, tokens) = (entry.order, self.tokens_of(entry));
-        let ends_at_tick = entry.joined + u64::from(entry.ends_at.max(1)) - 1;
+        let (member, tokens) = (entry.member(id), self.tokens_of(entry));
         let (input, output) = (u64::from(entry.input + tokens), u64::from(entry.max_new - tokens));
         self.sum_input -= input;
         self.sum_output -= output;
-        self.batch.remove(&order);
-        self.endings.remove(&(ends_at_tick, order));
+        self.batch.remove(member);
     }
 
     /// Every sequence on the shards fails (A6).
     pub(super) fn fail_running(&mut self, outcome: &mut StepOutcome) {
-        let ids: Vec<RequestId> = self.batch.values().copied().collect();
+        let ids: Vec<RequestId> = self.batch.ids().collect();
         for id in ids {
             let tokens = self.tokens_of(self.entry(id));
             self.leave_batch(id);

@@ -111,8 +111,8 @@ impl Tgis {
             step.detail = Some(StepDetail {
                 scheduled: self
                     .batch
-                    .values()
-                    .map(|&id| {
+                    .ids()
+                    .map(|id| {
                         let entry = self.entry(id);
                         let cached = entry.input + self.tokens_of(entry) - 1;
                         seq(id, 1, cached, Admission::Running)

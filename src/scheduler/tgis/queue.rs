@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Tgis;
-use super::select::{self, Candidate, Running};
+use super::select::{self, Batch, Candidate};
 use crate::request::{FinishReason, RequestId};
 use crate::scheduler::Ended;
 use crate::time::SimTime;
@@ -21,17 +21,11 @@ impl Tgis {
 
     /// Takes the chosen requests off the buffer.
     pub(super) fn select(&mut self, min: u64) -> Vec<RequestId> {
-        let mut chosen = std::mem::take(&mut self.chosen);
-        let running = Running {
+        let mut selection = std::mem::take(&mut self.selection);
+        let batch = Batch {
             count: self.running(),
             stats: self.stats(),
-            sequences: &|out: &mut Vec<(u64, u64)>| {
-                out.extend(self.batch.values().map(|&id| {
-                    let entry = self.entry(id);
-                    let tokens = self.tokens_of(entry);
-                    (u64::from(entry.max_new - tokens), u64::from(entry.input + tokens))
-                }));
-            },
+            prospects: &|out: &mut Vec<(u64, u64)>| out.extend(self.batch.prospects(self.tick)),
         };
         let candidates = self.buffer.iter().map(|&id| {
             let entry = self.entry(id);
@@ -46,16 +40,17 @@ impl Tgis {
             &self.weights,
             u64::from(self.config.max_batch_size),
             min,
-            &running,
+            &batch,
             waiting,
             candidates,
-            &mut chosen,
+            &mut selection,
         );
+        let chosen = &selection.chosen;
         let ids: Vec<RequestId> = chosen.iter().map(|&position| self.buffer[position]).collect();
         for &position in chosen.iter().rev() {
             self.buffer.remove(position);
         }
-        self.chosen = chosen;
+        self.selection = selection;
         ids
     }
 

@@ -15,27 +15,49 @@ pub(super) struct Candidate {
     pub queued_at: SimTime,
 }
 
-pub(super) type Sequences<'a> = dyn Fn(&mut Vec<(u64, u64)>) + 'a;
+pub(super) type Prospects<'a> = dyn Fn(&mut Vec<(u64, u64)>) + 'a;
 
 /// The running batch as selection sees it.
-pub(super) struct Running<'a> {
+pub(super) struct Batch<'a> {
     pub count: u64,
     pub stats: BatchStats,
-    /// Appends `(output, input)` of each running sequence; asked for only near the limit.
-    pub sequences: &'a Sequences<'a>,
+    /// Appends `(output, input)` of each running sequence, those with most output to come first;
+    /// asked for only near the limit.
+    pub prospects: &'a Prospects<'a>,
 }
 
-/// Chooses positions of `buffer` in ascending order; empty if nothing is to be prefilled now.
+/// What selection has found, and the lists that it works with.
+#[derive(Debug, Default)]
+pub(super) struct Selection {
+    /// Positions in the buffer, ascending.
+    pub chosen: Vec<usize>,
+    /// `(output, input)` of those, in the same order.
+    accepted: Vec<(u64, u64)>,
+    /// The same of them and of the running batch, those with most output to come first; empty as
+    /// long as nobody comes near the limit.
+    prospects: Vec<(u64, u64)>,
+}
+
+/// Those with most output to come stay first.
+fn insert(prospects: &mut Vec<(u64, u64)>, sequence: (u64, u64)) {
+    let longer = prospects.partition_point(|&(output, _)| output > sequence.0);
+    prospects.insert(longer, sequence);
+}
+
+/// Chooses positions of `buffer`; none if nothing is to be prefilled now.
 pub(super) fn select(
     weights: &Weights,
     max_batch_size: u64,
     min: u64,
-    running: &Running<'_>,
+    running: &Batch<'_>,
     buffer_len: u64,
     buffer: impl Iterator<Item = Candidate>,
-    chosen: &mut Vec<usize>,
+    selection: &mut Selection,
 ) {
+    let Selection { chosen, accepted, prospects } = selection;
     chosen.clear();
+    accepted.clear();
+    prospects.clear();
     // The seat test uses min, not 1: with 10 running, size 12 and min 9 nothing is admitted.
     if buffer_len < min || running.count + min > max_batch_size {
         return;
@@ -46,8 +68,6 @@ pub(super) fn select(
     let mut prefill = BatchStats::default();
     let mut total = running.count;
     let mut cut: Option<SimTime> = None;
-    let mut exact: Vec<(u64, u64)> = Vec::new();
-    let mut accepted: Vec<(u64, u64)> = Vec::new();
     let skip = |cut: &mut Option<SimTime>, entry: &Candidate| {
         cut.get_or_insert(entry.queued_at + OVERTAKING_WINDOW);
     };
@@ -60,12 +80,11 @@ pub(super) fn select(
         with_entry.push(entry.input, entry.output);
         // The cheap upper bound first; only if it fails, the exact look-ahead.
         if weights.max_weight(&with_entry, total + 1) > limit {
-            exact.clear();
-            (running.sequences)(&mut exact);
-            exact.extend(&accepted);
-            exact.push((entry.output, entry.input));
-            exact.sort_unstable_by(|a, b| b.cmp(a));
-            if weights.exceeds(&exact, entry.output) {
+            if prospects.is_empty() {
+                (running.prospects)(prospects);
+                accepted.iter().for_each(|&sequence| insert(prospects, sequence));
+            }
+            if weights.exceeds(prospects, (entry.output, entry.input)) {
                 let position = u64::try_from(position).expect("a queue position fits u64");
                 let so_far = u64::try_from(accepted.len()).expect("a batch fits u64");
                 if so_far + buffer_len < min + position + 1 {
@@ -90,6 +109,9 @@ pub(super) fn select(
         stats = with_entry;
         chosen.push(position);
         accepted.push((entry.output, entry.input));
+        if !prospects.is_empty() {
+            insert(prospects, (entry.output, entry.input));
+        }
         total += 1;
         if total >= max_batch_size {
             break;
@@ -99,7 +121,7 @@ pub(super) fn select(
 
 /// The prefill limit, scaled by the share of the weight limit that the running batch leaves free.
 /// 0 is no limit; `None` admits nothing.
-fn prefill_limit(weights: &Weights, running: &Running<'_>) -> Option<u64> {
+fn prefill_limit(weights: &Weights, running: &Batch<'_>) -> Option<u64> {
     let limit = weights.rules.prefill_limit();
     if limit == 0 || running.count == 0 {
         return Some(limit);

@@ -8,7 +8,7 @@ impl Tgis {
         if self.phase == Phase::Idle || self.watched > 0 || !self.last_decode_plain {
             return 0;
         }
-        let Some((&(next_end, _), _)) = self.endings.first_key_value() else { return 0 };
+        let Some(next_end) = self.batch.next_ending() else { return 0 };
         // The step in flight is `tick + 1`; the one that ends a sequence must be taken singly.
         let until_end = next_end.saturating_sub(self.tick + 1);
         let mut turns = u32::try_from(until_end).unwrap_or(u32::MAX);
@@ -23,6 +23,9 @@ impl Tgis {
         // While requests wait, a look before each step must be sure to find nothing.
         let waiting = u64::try_from(self.buffer.len()).expect("a queue fits u64");
         let seats = u64::from(self.config.max_batch_size);
+        if self.running() >= seats {
+            return turns;
+        }
         let blind = (0..turns).take_while(|&ahead| {
             // `waited` counts the step in flight once it has completed.
             let min = self.min_waiting(self.waited + 1 + ahead);

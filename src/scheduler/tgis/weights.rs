@@ -172,28 +172,30 @@ impl Weights {
         }
     }
 
-    /// Whether the sequences `(output, input)`, sorted in descending order, will at some time weigh
-    /// more than the limit, looking only at times up to the end of those with at most `output`
-    /// tokens left: at each such time all sequences with at least that much left are still alive.
-    pub fn exceeds(&self, sorted: &[(u64, u64)], output: u64) -> bool {
+    /// Whether the sequences `(output, input)`, those with most output first, will at some time weigh
+    /// more than the limit together with `newcomer`, looking only at times up to its end: at each
+    /// end of a sequence until then, all with at least as much left are still alive.
+    pub fn exceeds(&self, sequences: &[(u64, u64)], newcomer: (u64, u64)) -> bool {
         let limit = self.rules.weight_limit();
-        let (mut sum, mut longest) = (0, 0);
-        (1..).zip(sorted).any(|(alive, &(out, input))| {
+        let outlasting = sequences.partition_point(|&(output, _)| output > newcomer.0);
+        let (outlasting, rest) = sequences.split_at(outlasting);
+        let mut sum = outlasting.iter().map(|&(_, input)| input).sum::<u64>();
+        let mut longest = outlasting.iter().map(|&(_, input)| input).max().unwrap_or(0);
+        let alive = u64::try_from(outlasting.len()).expect("a batch fits u64") + 1;
+        // Among those that end together only the last matters: neither sum nor count falls.
+        (alive..).zip([newcomer].iter().chain(rest)).any(|(alive, &(output, input))| {
             sum += input;
             longest = input.max(longest);
-            if out > output {
-                return false;
-            }
             match (self.rules, self.batch) {
-                (WeightRules::Tgis2023 { .. }, BatchType::Flash) => sum + alive * out > limit,
+                (WeightRules::Tgis2023 { .. }, BatchType::Flash) => sum + alive * output > limit,
                 (WeightRules::Tgis2023 { .. }, BatchType::Padded) => {
-                    alive * (longest + out).pow(2) > limit
+                    alive * (longest + output).pow(2) > limit
                 }
                 (WeightRules::Tgis2024 { .. }, BatchType::Flash) => {
-                    (sum + alive * out) as f64 * self.growth() > limit as f64
+                    (sum + alive * output) as f64 * self.growth() > limit as f64
                 }
                 (WeightRules::Tgis2024 { .. }, BatchType::Padded) => {
-                    ((longest + out) * alive) as f64 * self.growth() > limit as f64
+                    ((longest + output) * alive) as f64 * self.growth() > limit as f64
                 }
             }
         })

@@ -335,14 +335,11 @@ fn dataset(
     context: &mut Context<'_>,
     notes: &mut Vec<String>,
 ) -> Option<Arc<[LengthPair]>> {
-    let embedded = lengths::dataset(name);
-    let (shown, bytes) = match embedded {
-        Some(bytes) => (name.to_owned(), Ok(bytes.to_vec())),
-        None => {
-            let (path, bytes) = context.read(key, name);
-            (path.display().to_string(), bytes)
-        }
-    };
+    if let Some(pairs) = lengths::dataset(name) {
+        return Some(pairs);
+    }
+    let (path, bytes) = context.read(key, name);
+    let shown = path.display().to_string();
     let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) => {
