@@ -75,37 +75,54 @@ impl Moments {
     /// Adds entries, each of which is also shown to `each`.
     #[inline]
     fn add(&mut self, values: &[u64], weights: &[u64], mut each: impl FnMut(u64, u64)) {
-        self.min = values.iter().fold(self.min, |min, &value| min.min(value));
-        self.max = values.iter().fold(self.max, |max, &value| max.max(value));
+        // No bit that one of them has is above the bound.
+        let largest = values.iter().fold(0, |bits, &value| bits | value);
         let heaviest = weights.iter().fold(1, |bits, &weight| bits | weight);
-        if values.len() <= EXACT_LIMIT + 1 && self.max < SMALL && heaviest < LIGHT {
-            let (mut count, mut sum, mut squares) = (0, 0u128, 0u128);
-            let mut add = |value: u64, weight: u64| {
-                each(value, weight);
-                let product = value * weight;
-                count += weight;
-                sum += u128::from(product);
-                squares += u128::from(product) * u128::from(value);
-            };
-            if weights.is_empty() {
-                values.iter().for_each(|&value| add(value, 1));
-            } else {
-                values.iter().zip(weights).for_each(|(&value, &weight)| add(value, weight));
-            }
-            self.count += count;
-            self.sum += sum;
-            self.sum_of_squares = self.sum_of_squares.saturating_add(squares);
+        if values.len() <= EXACT_LIMIT + 1 && largest < SMALL && heaviest < LIGHT {
+            self.add_small(values, weights, each);
             return;
         }
         for (i, &value) in values.iter().enumerate() {
             let weight = weights.get(i).copied().unwrap_or(1);
             each(value, weight);
             let product = u128::from(value) * u128::from(weight);
+            self.min = self.min.min(value);
+            self.max = self.max.max(value);
             self.count += weight;
             self.sum += product;
             let squares = product * u128::from(value);
             self.sum_of_squares = self.sum_of_squares.saturating_add(squares);
         }
+    }
+
+    /// The same of entries whose products fit 64 bits.
+    #[inline]
+    fn add_small(&mut self, values: &[u64], weights: &[u64], mut each: impl FnMut(u64, u64)) {
+        let mut sums = Self { min: self.min, max: self.max, ..Self::default() };
+        let mut add = |value: u64, weight: u64| {
+            each(value, weight);
+            let product = value * weight;
+            // In the same loop: without SSE 4 vectors have no unsigned comparison of 64 bits, and
+            // a loop of its own would emulate one.
+            sums.min = sums.min.min(value);
+            sums.max = sums.max.max(value);
+            sums.count += weight;
+            sums.sum += u128::from(product);
+            sums.sum_of_squares += u128::from(product) * u128::from(value);
+        };
+        if weights.is_empty() {
+            values.iter().for_each(|&value| add(value, 1));
+        } else {
+            values.iter().zip(weights).for_each(|(&value, &weight)| add(value, weight));
+        }
+        let Self { count, sum, sum_of_squares, min, max } = sums;
+        *self = Self {
+            count: self.count + count,
+            sum: self.sum + sum,
+            sum_of_squares: self.sum_of_squares.saturating_add(sum_of_squares),
+            min,
+            max,
+        };
     }
 
     fn mean(&self) -> f64 {
@@ -252,8 +269,11 @@ impl Distribution {
     }
 
     fn weighted(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let weight = |i: usize| self.weights.get(i).copied().unwrap_or(1);
-        self.values.iter().enumerate().map(move |(i, &value)| (value, weight(i)))
+        self.values.iter().enumerate().map(|(i, &value)| (value, self.weight(i)))
+    }
+
+    fn weight(&self, entry: usize) -> u64 {
+        self.weights.get(entry).copied().unwrap_or(1)
     }
 
     /// The values with the given ranks (ascending), of few.
@@ -278,12 +298,10 @@ impl Distribution {
         let Some(last) = located.last() else { return Vec::new() };
         let mut wanted = vec![false; last.bucket + 1];
         located.iter().for_each(|l| wanted[l.bucket] = true);
-        let mut near = Vec::new();
-        for (value, weight) in self.weighted() {
-            if wanted.get(bucket_of(value)).is_some_and(|&wanted| wanted) {
-                near.push((value, weight));
-            }
-        }
+        // Most values are in none of them: their weights are not looked at.
+        let is_near = |value: u64| wanted.get(bucket_of(value)).is_some_and(|&wanted| wanted);
+        let near = self.values.iter().enumerate().filter(|&(_, &value)| is_near(value));
+        let mut near: Vec<_> = near.map(|(i, &value)| (value, self.weight(i))).collect();
         near.sort_unstable_by_key(|&(value, _)| value);
 
         let mut found = Vec::with_capacity(ranks.len());
