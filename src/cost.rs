@@ -102,15 +102,20 @@ impl StepShape {
         (scaled.sqrt() / f64::from(self.decode_seqs) + 0.5) as u32
     }
 
-    /// The sum of squares of the same batch `turns` decode steps later, or earlier.
-    pub fn squares_after(&self, turns: i64) -> u128 {
-        if self.decode_squares == 0 {
-            return 0;
-        }
+    /// The same batch `turns` decode steps later.
+    #[must_use]
+    pub fn after(&self, turns: u64) -> Self {
+        let seqs = u64::from(self.decode_seqs);
+        let grown = turns * seqs;
         // Each context grows by `turns`: c^2 becomes c^2 + 2 c turns + turns^2.
-        let (n, sum) = (i128::from(self.decode_seqs), i128::from(self.decode_context));
-        let turns = i128::from(turns);
-        self.decode_squares.wrapping_add_signed(turns * (2 * sum + n * turns))
+        let squares = u128::from(turns) * u128::from(2 * self.decode_context + grown);
+        let (squared, copied) = (self.decode_squares > 0, self.kv_copy_tokens > 0);
+        Self {
+            decode_context: self.decode_context + grown,
+            decode_squares: self.decode_squares + if squared { squares } else { 0 },
+            kv_copy_tokens: self.kv_copy_tokens + if copied { grown } else { 0 },
+            ..*self
+        }
     }
 
     /// Tokens that the GEMMs of the layers work on.

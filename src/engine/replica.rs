@@ -1,76 +1,23 @@
 //! One replica: a scheduler, its cost model and the steps in flight.
 
-use crate::cost::{CostTerm, DecodeCost, DecodeStep, StepCost, StepTime};
+mod jump;
+mod pipeline;
+mod token_clock;
+
+use crate::cost::{DecodeCost, StepCost};
 use crate::request::{RequestId, RequestTable};
-use crate::scheduler::{Ended, Occupancy, Scheduler, Step, StepKind, StepOutcome};
+use crate::scheduler::{Ended, Occupancy, Scheduler, StepOutcome};
 use crate::time::{SimDuration, SimTime};
 
-use super::observer::{CompletedStep, Observer, ReplicaReport, ScheduledStep, SteadyRun};
+use super::observer::{CompletedStep, Observer, ReplicaReport, ScheduledStep};
 use super::router::ReplicaLoad;
 
-/// The deepest pipeline that any engine keeps: vLLM's asynchronous scheduling.
-const MAX_DEPTH: usize = 2;
+use pipeline::{MAX_DEPTH, Pipeline};
+use token_clock::TokenClock;
 
 /// Empty steps at one instant after which a replica sleeps until something arrives: real engines
 /// would spin on a request that can never be placed.
 const MAX_EMPTY_STEPS: u32 = 4;
-
-/// A step that has been scheduled and has not ended.
-#[derive(Debug, Default)]
-struct InFlight {
-    step: Step,
-    time: StepTime,
-    index: u64,
-    start: SimTime,
-    end: SimTime,
-    occupancy: Occupancy,
-}
-
-/// The steps in flight, oldest first. They stay where they are: a step is a large thing to move, and
-/// its lists are to be reused.
-#[derive(Debug, Default)]
-struct Pipeline {
-    slots: [InFlight; MAX_DEPTH],
-    oldest: usize,
-    len: usize,
-}
-
-impl Pipeline {
-    /// The place of the step `behind` the oldest.
-    const fn place(&self, behind: usize) -> usize {
-        (self.oldest + behind) % MAX_DEPTH
-    }
-
-    fn oldest(&self) -> Option<&InFlight> {
-        (self.len > 0).then(|| &self.slots[self.oldest])
-    }
-
-    fn newest(&self) -> Option<&InFlight> {
-        self.len.checked_sub(1).map(|behind| &self.slots[self.place(behind)])
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &InFlight> {
-        (0..self.len).map(|behind| &self.slots[self.place(behind)])
-    }
-
-    /// Takes the oldest out; it may be read until the next is put in.
-    fn finish_oldest(&mut self) -> &InFlight {
-        let place = self.oldest;
-        self.oldest = self.place(1);
-        self.len -= 1;
-        &self.slots[place]
-    }
-
-    /// The slot of the step to come, which is put in by `commit`.
-    fn next_slot(&mut self) -> &mut InFlight {
-        let place = self.place(self.len);
-        &mut self.slots[place]
-    }
-
-    fn commit(&mut self) {
-        self.len += 1;
-    }
-}
 
 pub(super) struct Replica {
     pub(super) id: u16,
@@ -248,7 +195,7 @@ impl Replica {
         observer: &mut O,
         ended: &mut Vec<Ended>,
     ) {
-        while self.pipeline.len < self.depth
+        while self.pipeline.len() < self.depth
             && self.scheduler.has_work()
             && self.empty_steps < MAX_EMPTY_STEPS
         {
@@ -298,270 +245,5 @@ impl Replica {
     /// A request has ended: no token of it is awaited any more.
     pub(super) fn forget(&mut self, id: RequestId) {
         self.clock.forget(id);
-    }
-
-    /// Turns that would only repeat the newest step.
-    #[inline]
-    pub(super) fn steady_turns(&self) -> u32 {
-        let full = self.pipeline.len == self.depth;
-        let decoding = self.pipeline.iter().all(|f| f.step.kind == StepKind::Decode);
-        if full && decoding { self.scheduler.steady_turns() } else { 0 }
-    }
-
-    /// Takes up to `turns` steady turns, as long as the boundary at which each is taken lies before
-    /// `horizon`.
-    pub(super) fn fast_forward<O: Observer>(
-        &mut self,
-        turns: u32,
-        horizon: SimTime,
-        requests: &mut RequestTable,
-        observer: &mut O,
-    ) {
-        if self.next_boundary().is_none_or(|end| end >= horizon) {
-            return;
-        }
-        let newest = self.pipeline.newest().expect("a full pipeline");
-        let mut shape = newest.step.shape;
-        let first_shape = shape;
-        let base = newest.occupancy;
-        let oldest = &self.pipeline.slots[self.pipeline.oldest].occupancy;
-        let lone = (oldest.running, oldest.waiting) != (base.running, base.waiting);
-        let seqs = shape.decode_seqs;
-        let decode = match &mut self.decode {
-            Some((n, cost)) if *n == seqs => cost,
-            other => &mut other.insert((seqs, self.cost.decode(seqs))).1,
-        };
-        let skew = decode.skew(&shape);
-
-        // The pipeline as a ring of what varies from step to step.
-        let depth = self.depth;
-        let mut ring = [(SimTime::ZERO, SimTime::ZERO, DecodeStep::default()); MAX_DEPTH];
-        for (slot, flight) in ring.iter_mut().zip(self.pipeline.iter()) {
-            let part = |term| flight.time.get(term);
-            let varying = DecodeStep {
-                attention: part(CostTerm::Attention),
-                kv_copy: part(CostTerm::KvCopy),
-                host: part(CostTerm::Host),
-                total: flight.end.since(flight.start),
-            };
-            *slot = (flight.start, flight.end, varying);
-        }
-        let mut first_start = ring[0].0;
-        let mut sum = DecodeStep::default();
-        let mut shown = 0;
-        let mut taken = 0u32;
-        let mut oldest = 0usize;
-        let mut last_end = ring[depth - 1].1;
-        let mut done_end = ring[0].1;
-        let grow = u64::from(seqs);
-        let copies = shape.kv_copy_tokens > 0;
-        while taken < turns && ring[oldest].1 < horizon {
-            let (_, end, step) = ring[oldest];
-            sum.attention += step.attention;
-            sum.kv_copy += step.kv_copy;
-            sum.host += step.host;
-            if taken == 0 {
-                self.clock.decode_tokens(end, seqs, requests, observer);
-            } else {
-                self.gaps.push(end.since(done_end));
-            }
-            if taken == 0 && lone {
-                // It ran beside others than those to come: a stretch of its own.
-                let flight = &self.pipeline.slots[self.pipeline.oldest];
-                self.busy += flight.time.total();
-                observer.on_steady(&SteadyRun {
-                    replica: self.id,
-                    index: flight.index,
-                    steps: 1,
-                    seqs,
-                    start: first_start,
-                    end,
-                    time: flight.time,
-                    occupancy: flight.occupancy,
-                });
-                (shown, sum, first_start) = (1, DecodeStep::default(), ring[depth - 1].0);
-            }
-            shape.decode_context += grow;
-            if copies {
-                shape.kv_copy_tokens += grow;
-            }
-            let next = decode.at(shape.decode_context, skew, shape.kv_copy_tokens);
-            let start = last_end.max(end);
-            last_end = start + next.total;
-            ring[oldest] = (start, last_end, next);
-            oldest += 1;
-            if oldest == depth {
-                oldest = 0;
-            }
-            done_end = end;
-            taken += 1;
-        }
-
-        self.cost.stretched_to(&shape);
-        self.clock.batch = done_end;
-        observer.on_token_gaps(&self.gaps, seqs);
-        self.gaps.clear();
-
-        // KV in use when each step was scheduled: those in flight, and behind them the new ones.
-        let mut kv_used = [0; 2 * MAX_DEPTH + 1];
-        for (noted, flight) in kv_used.iter_mut().zip(self.pipeline.iter()) {
-            *noted = flight.occupancy.kv_used;
-        }
-        let noted = depth + (depth + 1).min(taken as usize);
-        self.scheduler.advance_noting(taken, &mut kv_used[depth..noted]);
-
-        let mut time = StepTime::ZERO;
-        time.accumulate(&decode.fixed, u64::from(taken - shown));
-        time.set(CostTerm::Attention, sum.attention);
-        time.set(CostTerm::KvCopy, sum.kv_copy);
-        time.set(CostTerm::Host, sum.host);
-        self.busy += time.total();
-        if taken > shown {
-            observer.on_steady(&SteadyRun {
-                replica: self.id,
-                index: self.pipeline.slots[self.pipeline.oldest].index + u64::from(shown),
-                steps: taken - shown,
-                seqs,
-                start: first_start,
-                end: done_end,
-                time,
-                occupancy: Occupancy { kv_used: kv_used[noted - depth - 1], ..base },
-            });
-        }
-        for behind in 0..depth {
-            let place = self.pipeline.place(behind);
-            let flight = &mut self.pipeline.slots[place];
-            let (start, end, step) = ring[(oldest + behind) % depth];
-            flight.start = start;
-            flight.end = end;
-            flight.time = decode.time(&step);
-            flight.index += u64::from(taken);
-            flight.occupancy = Occupancy { kv_used: kv_used[noted - depth + behind], ..base };
-            let turns = u32::try_from(depth - 1 - behind).expect("a pipeline is short");
-            let later = u64::from(turns) * grow;
-            flight.step.shape = shape;
-            flight.step.shape.decode_context -= later;
-            flight.step.shape.decode_squares =
-                first_shape.squares_after(i64::from(taken) - i64::from(turns));
-            if copies {
-                flight.step.shape.kv_copy_tokens -= later;
-            }
-            flight.step.admitted.clear();
-            flight.step.preempted.clear();
-            flight.step.ended.clear();
-        }
-        self.completed_steps += u64::from(taken);
-        self.scheduled_steps += u64::from(taken);
-        self.output_tokens += u64::from(taken) * grow;
-    }
-}
-
-/// When the sequences of a replica got their newest tokens.
-///
-/// All sequences that decode together got theirs at the same instant, so one instant stands for the
-/// whole batch; only those whose token came at another time (a prefill that stalled the others, a
-/// step that passed them over) carry their own in [`crate::request::Request::last_token`].
-#[derive(Debug, Default)]
-struct TokenClock {
-    batch: SimTime,
-    /// Sequences with an instant of their own; few, and empty most of the time.
-    apart: Vec<RequestId>,
-}
-
-impl TokenClock {
-    /// Notes the tokens of a step that ended at `now`.
-    fn tokens<O: Observer>(
-        &mut self,
-        now: SimTime,
-        outcome: &StepOutcome,
-        requests: &mut RequestTable,
-        observer: &mut O,
-    ) {
-        for &id in &outcome.stalled {
-            if !self.apart.contains(&id) {
-                requests.get_mut(id).last_token = self.batch;
-                self.apart.push(id);
-            }
-        }
-        if outcome.decode_tokens > 0 && self.apart.is_empty() {
-            observer.on_token_gap(now.since(self.batch), outcome.decode_tokens);
-            self.batch = now;
-        } else if outcome.decode_tokens > 0 {
-            let mut together = outcome.decode_tokens;
-            self.apart.retain(|&id| {
-                if outcome.stalled.contains(&id) {
-                    return true;
-                }
-                observer.on_token_gap(now.since(requests.get(id).last_token), 1);
-                together -= 1;
-                false
-            });
-            if together > 0 {
-                observer.on_token_gap(now.since(self.batch), together);
-            }
-            self.batch = now;
-        }
-        for &id in &outcome.first_tokens {
-            let request = requests.get_mut(id);
-            if request.first_token.is_none() {
-                request.first_token = Some(now);
-            } else {
-                observer.on_token_gap(now.since(request.last_token), 1);
-            }
-            request.last_token = now;
-            request.decoding = true;
-            if self.batch != now {
-                self.apart.push(id);
-            }
-        }
-        for &id in &outcome.late_tokens {
-            let request = requests.get_mut(id);
-            if request.first_token.is_none() {
-                request.first_token = Some(now);
-            } else {
-                observer.on_token_gap(now.since(request.last_token), 1);
-            }
-            request.last_token = now;
-        }
-    }
-
-    /// The tokens of a step in which `seqs` sequences decoded and nothing else happened.
-    #[inline]
-    fn decode_tokens<O: Observer>(
-        &mut self,
-        now: SimTime,
-        seqs: u32,
-        requests: &RequestTable,
-        observer: &mut O,
-    ) {
-        let mut together = seqs;
-        if !self.apart.is_empty() {
-            for id in self.apart.drain(..) {
-                observer.on_token_gap(now.since(requests.get(id).last_token), 1);
-                together -= 1;
-            }
-        }
-        if together > 0 {
-            observer.on_token_gap(now.since(self.batch), together);
-        }
-        self.batch = now;
-    }
-
-    /// A sequence is preempted: it keeps the instant of its newest token, which is not the batch's
-    /// if it was still being recomputed.
-    fn leave_batch(&mut self, id: RequestId, requests: &mut RequestTable) {
-        let request = requests.get_mut(id);
-        if let Some(at) = self.apart.iter().position(|&other| other == id) {
-            self.apart.swap_remove(at);
-        } else if request.decoding {
-            request.last_token = self.batch;
-        }
-        request.decoding = false;
-    }
-
-    fn forget(&mut self, id: RequestId) {
-        if let Some(at) = self.apart.iter().position(|&other| other == id) {
-            self.apart.swap_remove(at);
-        }
     }
 }
