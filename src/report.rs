@@ -16,6 +16,7 @@ pub mod parquet;
 pub mod parting_table;
 pub mod plot_data;
 pub mod requests;
+mod row;
 pub mod rules;
 pub mod steps;
 pub mod style;

@@ -11,6 +11,7 @@
 pub mod analysis;
 pub mod bound;
 pub mod capacity;
+mod cells;
 pub mod columns;
 mod condition;
 mod file;

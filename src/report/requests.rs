@@ -1,11 +1,12 @@
 //! `requests.csv`: one row per request, with raw instants and what is computed from them.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use crate::engine::observer::{NO_REPLICA, Observer, RequestRecord};
 use crate::metrics::slo::tpot;
-use crate::time::{SimDuration, SimTime};
+use crate::time::SimTime;
+
+use super::row::Row;
 
 /// Instants in nanoseconds since the start of the run, so that they are exact; latencies in
 /// milliseconds. A field is empty where the request did not get that far.
@@ -20,7 +21,7 @@ pub struct RequestsCsv<W> {
     writer: W,
     /// The first failure; nothing is written after it.
     error: Option<io::Error>,
-    line: String,
+    row: Row,
     /// By number; empty where requests are of one kind.
     tenants: Vec<String>,
 }
@@ -28,7 +29,7 @@ pub struct RequestsCsv<W> {
 impl<W: Write> RequestsCsv<W> {
     /// Rows only: the header is the caller's, who may write several runs one after the other.
     pub const fn new(seed: u64, tenants: Vec<String>, writer: W) -> Self {
-        Self { seed, writer, error: None, line: String::new(), tenants }
+        Self { seed, writer, error: None, row: Row::new(), tenants }
     }
 
     /// Flushes and gives the writer back, or the first failure of any row.
@@ -46,51 +47,38 @@ impl<W: Write> Observer for RequestsCsv<W> {
         if self.error.is_some() {
             return;
         }
-        self.line.clear();
+        self.row.clear();
         let tenant = self.tenants.get(usize::from(r.tenant)).map_or("", String::as_str);
-        row(&mut self.line, self.seed, tenant, r);
-        self.error = self.writer.write_all(self.line.as_bytes()).err();
+        write(&mut self.row, self.seed, tenant, r);
+        self.error = self.writer.write_all(self.row.line()).err();
     }
 }
 
-fn row(line: &mut String, seed: u64, tenant: &str, r: &RequestRecord) {
-    let instant = |at: Option<SimTime>| Field(at.map(|at| at.as_nanos()));
-    let latency = |span: Option<SimDuration>| Field(span.map(|span| span.as_nanos() as f64 / 1e6));
+fn write(row: &mut Row, seed: u64, tenant: &str, r: &RequestRecord) {
+    let instant = |at: Option<SimTime>| at.map(SimTime::as_nanos);
     let per_token =
         (r.output_tokens > 0).then(|| r.e2e().as_nanos() as f64 / 1e6 / f64::from(r.output_tokens));
-    writeln!(
-        line,
-        "{seed},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{tenant},{}",
-        r.uid,
-        r.client,
-        Field((r.replica != NO_REPLICA).then_some(r.replica)),
-        r.priority,
-        r.outcome.name(),
-        r.prompt_tokens,
-        r.output_tokens,
-        r.cached_tokens,
-        r.preemptions,
-        r.arrival.as_nanos(),
-        instant(r.first_scheduled),
-        instant(r.first_token),
-        r.ended.as_nanos(),
-        latency(r.queue()),
-        latency(r.ttft()),
-        latency(tpot(r)),
-        latency(Some(r.e2e())),
-        Field(per_token),
-        r.retries,
-    )
-    .expect("a String takes any text");
-}
-
-/// A value, or nothing.
-struct Field<T>(Option<T>);
-
-impl<T: std::fmt::Display> std::fmt::Display for Field<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.as_ref().map_or(Ok(()), |value| value.fmt(f))
-    }
+    row.whole(seed)
+        .whole(r.uid)
+        .whole(r.client)
+        .whole_if((r.replica != NO_REPLICA).then_some(r.replica))
+        .whole(r.priority)
+        .text(r.outcome.name())
+        .whole(r.prompt_tokens)
+        .whole(r.output_tokens)
+        .whole(r.cached_tokens)
+        .whole(r.preemptions)
+        .whole(r.arrival.as_nanos())
+        .whole_if(instant(r.first_scheduled))
+        .whole_if(instant(r.first_token))
+        .whole(r.ended.as_nanos())
+        .millis_if(r.queue())
+        .millis_if(r.ttft())
+        .millis_if(tpot(r))
+        .millis_if(Some(r.e2e()))
+        .number_if(per_token)
+        .text(tenant)
+        .whole(r.retries);
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! `steps.csv`: one row per engine step.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use crate::cost::CostTerm;
 use crate::engine::observer::{CompletedStep, Observer};
+
+use super::row::Row;
 
 /// Columns of `steps.csv` before the cost terms.
 const COLUMNS: &str = "seed,replica,step,kind,start_ns,end_ns,prefill_seqs,prefill_tokens,\
@@ -23,13 +24,13 @@ pub struct StepsCsv<W> {
     writer: W,
     /// The first failure; nothing is written after it.
     error: Option<io::Error>,
-    line: String,
+    row: Row,
 }
 
 impl<W: Write> StepsCsv<W> {
     /// Rows only; see [`steps_header`].
     pub const fn new(seed: u64, writer: W) -> Self {
-        Self { seed, writer, error: None, line: String::new() }
+        Self { seed, writer, error: None, row: Row::new() }
     }
 
     /// Flushes and gives the writer back, or the first failure of any row.
@@ -49,34 +50,30 @@ impl<W: Write> Observer for StepsCsv<W> {
         }
         let (step, shape, occupancy) = (s.step, &s.step.shape, &s.occupancy);
         let tokens = s.outcome.tokens();
-        self.line.clear();
-        write!(
-            self.line,
-            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{tokens}",
-            self.seed,
-            s.replica,
-            s.index,
-            step.kind.name(),
-            s.start.as_nanos(),
-            s.end.as_nanos(),
-            shape.prefill_seqs,
-            shape.prefill_tokens,
-            shape.decode_seqs,
-            shape.decode_context,
-            occupancy.running,
-            occupancy.waiting,
-            occupancy.kv_used,
-            occupancy.kv_total,
-            step.admitted.len(),
-            step.preempted.len(),
-            s.outcome.ended.len(),
-        )
-        .expect("a String takes any text");
+        self.row.clear();
+        self.row
+            .whole(self.seed)
+            .whole(s.replica)
+            .whole(s.index)
+            .text(step.kind.name())
+            .whole(s.start.as_nanos())
+            .whole(s.end.as_nanos())
+            .whole(shape.prefill_seqs)
+            .whole(shape.prefill_tokens)
+            .whole(shape.decode_seqs)
+            .whole(shape.decode_context)
+            .whole(occupancy.running)
+            .whole(occupancy.waiting)
+            .whole(occupancy.kv_used)
+            .whole(occupancy.kv_total)
+            .whole(step.admitted.len())
+            .whole(step.preempted.len())
+            .whole(s.outcome.ended.len())
+            .whole(tokens);
         for (_, time) in s.time.terms() {
-            write!(self.line, ",{}", time.as_nanos()).expect("a String takes any text");
+            self.row.whole(time.as_nanos());
         }
-        self.line.push('\n');
-        self.error = self.writer.write_all(self.line.as_bytes()).err();
+        self.error = self.writer.write_all(self.row.line()).err();
     }
 
     fn needs_every_step(&self) -> bool {

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use super::cells::Cells;
 use super::journal::Header;
 use super::rank::{RankSpec, Role};
 use super::{Bound, PointStatus, columns};
@@ -193,6 +194,8 @@ pub struct Analysis {
     given: Names,
     choices: Names,
     cells: BTreeMap<CellKey, BTreeMap<u32, Sums>>,
+    /// The row that is being taken in.
+    row: Cells,
 }
 
 impl Analysis {
@@ -233,17 +236,21 @@ impl Analysis {
             given: Names::default(),
             choices: Names::default(),
             cells: BTreeMap::new(),
+            row: Cells::default(),
         }
     }
 
     /// Takes in the row of the point with this number.
     pub fn add(&mut self, number: u64, row: &[u8]) {
-        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(row);
-        let mut record = csv::StringRecord::new();
-        if !matches!(reader.read_record(&mut record), Ok(true)) {
-            return;
+        let mut cells = std::mem::take(&mut self.row);
+        if cells.read(row) {
+            self.add_cells(number, &cells);
         }
-        let cell = |at: usize| record.get(at).unwrap_or("");
+        self.row = cells;
+    }
+
+    fn add_cells(&mut self, number: u64, cells: &Cells) {
+        let cell = |at: usize| cells.get(at);
         let Ok(status) = cell(self.status).parse::<PointStatus>() else { return };
         self.points += 1;
         *self.statuses.entry(status.name()).or_default() += 1;
