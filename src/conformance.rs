@@ -26,7 +26,7 @@ pub use record::{RecordError, Recorded, Run, record, record_scenario};
 pub enum ConformanceError {
     #[error("not a recorded schedule: {0}")]
     Malformed(String),
-    #[error("engine {0:?} has no scheduler here")]
+    #[error("engine {:?} has no scheduler here (there are {})", .0, FAMILIES.concat().join(", "))]
     UnknownEngine(String),
     #[error("{0}")]
     Impossible(String),

@@ -29,8 +29,9 @@ impl SimTime {
         self.0
     }
 
+    /// The nearest number: a product with 1e-9, itself rounded, makes 240.00000000000003 of 240 s.
     pub fn as_secs_f64(self) -> f64 {
-        self.0 as f64 * 1e-9
+        self.0 as f64 / 1e9
     }
 
     /// The span from `earlier` to `self`; zero if `earlier` is later.
@@ -42,6 +43,8 @@ impl SimTime {
 impl SimDuration {
     pub const ZERO: Self = Self(0);
     pub const MAX: Self = Self(u64::MAX);
+    /// What may be asked for: with it, sums of a few stay well below the end of the clock, 584 years.
+    pub const LONGEST: Self = Self::from_secs(1_000_000_000);
 
     pub const fn from_nanos(ns: u64) -> Self {
         Self(ns)
@@ -67,11 +70,11 @@ impl SimDuration {
     }
 
     pub fn as_secs_f64(self) -> f64 {
-        self.0 as f64 * 1e-9
+        self.0 as f64 / 1e9
     }
 
     pub fn as_millis_f64(self) -> f64 {
-        self.0 as f64 * 1e-6
+        self.0 as f64 / 1e6
     }
 
     pub const fn saturating_sub(self, other: Self) -> Self {
@@ -158,8 +161,16 @@ impl std::str::FromStr for SimDuration {
             ("min", 60.0),
             ("h", 3600.0),
         ];
-        let seconds =
-            crate::units::parse_quantity(text, UNITS, "a duration", "\"50ms\", \"240s\"")?;
+        const EXAMPLES: &str = "\"50ms\", \"240s\"";
+        let seconds = crate::units::parse_quantity(text, UNITS, "a duration", EXAMPLES)?;
+        if seconds > Self::LONGEST.as_secs_f64() {
+            return Err(ParseUnitError {
+                text: text.to_owned(),
+                what: "a duration",
+                reason: format!("longer than {} s, some 31 years", Self::LONGEST.0 / 1_000_000_000),
+                examples: EXAMPLES,
+            });
+        }
         Ok(Self::from_secs_f64(seconds))
     }
 }

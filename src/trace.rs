@@ -49,6 +49,8 @@ pub struct Fault {
     pub range: Range<usize>,
     pub label: String,
     pub help: String,
+    /// Whether what follows cannot be told to be rows.
+    pub ends: bool,
 }
 
 impl Fault {
@@ -59,6 +61,7 @@ impl Fault {
             range: 0..0,
             label: label.into(),
             help: help.into(),
+            ends: true,
         }
     }
 }
@@ -264,7 +267,7 @@ impl<R: BufRead> Reader<R> {
         if earlier > 0 {
             return refuse(
                 "the times of the trace are not in order",
-                format!("{} s earlier than the line before", earlier as f64 * 1e-9),
+                format!("{} s earlier than the line before", earlier as f64 / 1e9),
                 "sort the file by time; it is read line by line, and cannot be sorted on the way",
             );
         }
@@ -301,6 +304,7 @@ impl<R: BufRead> Reader<R> {
             range: fault.range,
             label: fault.label,
             help: fault.help,
+            ends: false,
         }
     }
 
@@ -319,7 +323,9 @@ impl<R: BufRead> Reader<R> {
                 let line = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
                 let range = 0..line.len();
                 let (title, help) = (title.into(), help.into());
-                Fault { title, line: Some((self.number, line)), range, label, help }
+                // The rest of a line that is too long would be read as the next.
+                let ends = read as u64 == MAX_LINE;
+                Fault { title, line: Some((self.number, line)), range, label, help, ends }
             };
             if read as u64 == MAX_LINE {
                 let label = format!("longer than {} MiB", MAX_LINE >> 20);

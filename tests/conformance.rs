@@ -118,7 +118,11 @@ fn the_rules_of_another_version_part_from_a_recording_where_they_differ() {
     assert!(!state.running.is_empty(), "{divergence}");
     assert!(state.kv_free <= state.kv_total, "{divergence}");
     let error = servesim::conformance::check_as(&bytes, Some("vllm-9")).unwrap_err();
-    assert_eq!(error.to_string(), "engine \"vllm-9\" has no scheduler here");
+    assert_eq!(
+        error.to_string(),
+        "engine \"vllm-9\" has no scheduler here (there are vllm-0.13, vllm-0.32, vllm-0.2.7, \
+         vllm-0.4.2, tgis-2023, tgis-2024, tgi-v2, tgi-v3, static)"
+    );
     let error = servesim::conformance::check_as(&bytes, Some("tgi-v3")).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -120,6 +120,10 @@ fn what_cannot_be_recorded_leaves_no_file() {
     let text = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(text.contains("2 replicas; set engine.replicas = 1"), "{text}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
-    let output = servesim(&["record", "--duration", "1s", "--out", "/no/such/folder/x.json"]);
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").expect("a file");
+    let below = file.join("x.json");
+    let below = below.to_str().expect("UTF-8");
+    let output = servesim(&["record", "--duration", "1s", "--out", below]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
 }

@@ -89,6 +89,15 @@ pub(super) fn read<K, T>(
             }
         };
         let start = record.position().map_or(0, |p| usize::try_from(p.byte()).unwrap_or(0));
+        if record.iter().skip(names.len()).any(|field| !field.is_empty()) {
+            let label = format!("{} fields for {} columns", record.len(), names.len());
+            errors.push(
+                Diagnostic::new(format!("a row of the {name} has more fields than columns"))
+                    .at(Span::new(source, line_at(text, start)), label)
+                    .help("write numbers without separators, and text that holds commas in quotes"),
+            );
+            continue;
+        }
         match row(&known, &Row { kind, source, text, start, header: &header, record: &record }) {
             Ok(read) => rows.push(read),
             Err(error) => errors.push(*error),

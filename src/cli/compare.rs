@@ -61,7 +61,7 @@ pub fn run(args: &CompareArgs, registry: &Registry) -> Result<Outcome, Failure> 
             file("pairs.csv", compare_table::pairs(&compared).to_csv()),
         ];
         files.extend(witness.iter().map(|witness| file("witness.jsonl", witness.trace())));
-        out.write(files)?;
+        out.write_of(&["witness.jsonl"], files)?;
     }
     match (&args.witness, &witness) {
         (Some(path), Some(witness)) => output::replace(path, &witness.trace())?,

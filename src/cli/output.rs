@@ -1,6 +1,6 @@
 //! Where results go: the terminal, and files that are complete or absent.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,36 +88,84 @@ pub fn complain(message: &str) {
     }
 }
 
-/// Writes one file as it is made: beside its target, and renamed once it is complete.
+/// Writes one file as it is made: beside its target, and renamed once it is complete. The folder is
+/// made where it is missing. What is no regular file (a pipe, a device) is written to and not replaced.
 pub fn write_file<T>(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let failed = |error: &io::Error| {
-        Failure::environment(&format!("cannot write {}", path.display()), error)
+    let failed = |error: &io::Error| cannot_write(path, error);
+    let target = match fs::metadata(path) {
+        Ok(there) if there.is_dir() => {
+            return Err(Failure::bad_input(format!(
+                "{} is a folder\n  = help: give the name of a file",
+                path.display()
+            )));
+        }
+        Ok(there) if !there.is_file() => {
+            let open = File::options().write(true).open(path);
+            let mut writer = BufWriter::new(open.map_err(|error| failed(&error))?);
+            let made = fill(&mut writer)?;
+            writer.flush().map_err(|error| failed(&error))?;
+            return Ok(made);
+        }
+        // A link stays one, and what it points at is replaced.
+        Ok(_) => fs::canonicalize(path).map_err(|error| failed(&error))?,
+        Err(_) => path.to_owned(),
     };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let staged = staging_file(folder.unwrap_or(Path::new("."))).map_err(|error| failed(&error))?;
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    make_folder(folder)?;
+    let staged = staging_file(folder).map_err(|error| failed(&error))?;
     let mut writer = BufWriter::with_capacity(1 << 18, staged);
     let made = fill(&mut writer)?;
     let staged = writer.into_inner().map_err(|error| failed(error.error()))?;
-    whole(|| staged.persist(path)).map_err(|error| failed(&error.error))?;
+    whole(|| staged.persist(&target)).map_err(|error| failed(&error.error))?;
     Ok(made)
 }
 
-/// A folder for results. Files appear in it only when all of them are complete.
+/// Puts one file in its place: complete, or as it was before.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    write_file(path, |out| out.write_all(bytes).map_err(|error| cannot_write(path, &error)))
+}
+
+/// The reason without the name of the staging file, which is none of the user's.
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    let reason = error.to_string();
+    let reason = reason.split(" at path ").next().unwrap_or_default();
+    Failure::Environment(format!("error: cannot write {}: {reason}", path.display()))
+}
+
+/// Makes a folder, and those above it, where they are missing.
+pub fn make_folder(folder: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(folder).map_err(|error| {
+        Failure::environment(&format!("cannot make the folder {}", folder.display()), &error)
+    })
+}
+
+/// A folder for results. Files appear in it only when all of them are complete, and one program at a
+/// time works in it.
 #[derive(Debug)]
 pub struct OutDir {
     folder: PathBuf,
+    /// The folder itself, locked as long as this is open; none where it cannot be.
+    _lock: Option<File>,
 }
 
 impl OutDir {
     /// Makes the folder where it is missing.
     pub fn create(folder: &Path) -> Result<Self, Failure> {
-        fs::create_dir_all(folder).map_err(|error| {
-            Failure::environment(&format!("cannot make the folder {}", folder.display()), &error)
-        })?;
-        Ok(Self { folder: folder.to_owned() })
+        make_folder(folder)?;
+        // Where folders cannot be opened or locked, two runs at once are the user's to avoid.
+        let lock = File::open(folder).ok();
+        if let Some(Err(TryLockError::WouldBlock)) = lock.as_ref().map(File::try_lock) {
+            return Err(Failure::Environment(format!(
+                "error: another run is writing in {}\n  = help: wait for it, or choose another \
+                 folder",
+                folder.display()
+            )));
+        }
+        Ok(Self { folder: folder.to_owned(), _lock: lock })
     }
 
     /// A file without a name for rows that come while the simulation runs. It is gone when the
@@ -130,22 +178,35 @@ impl OutDir {
     /// Puts files in their place, replacing older ones: each is written beside its target and then
     /// renamed, and none is renamed before all are written.
     pub fn write(&self, files: Vec<(&str, Vec<Content>)>) -> Result<(), Failure> {
-        whole(|| self.place(files))
+        self.write_of(&[], files)
     }
 
-    fn place(&self, files: Vec<(&str, Vec<Content>)>) -> Result<(), Failure> {
+    /// The same for files of which there are more kinds, `all`: one of those that is not written now
+    /// is another run's, and goes.
+    pub fn write_of(&self, all: &[&str], files: Vec<(&str, Vec<Content>)>) -> Result<(), Failure> {
+        whole(|| self.place(all, files))
+    }
+
+    fn place(&self, all: &[&str], files: Vec<(&str, Vec<Content>)>) -> Result<(), Failure> {
+        let old = all.iter().filter(|name| !files.iter().any(|(written, _)| written == *name));
+        let old: Vec<PathBuf> = old.map(|name| self.folder.join(name)).collect();
         let mut staged = Vec::with_capacity(files.len());
         for (name, parts) in files {
             let path = self.folder.join(name);
-            let file = stage(&self.folder, parts).map_err(|error| {
-                Failure::environment(&format!("cannot write {}", path.display()), &error)
-            })?;
+            let file = stage(&self.folder, parts).map_err(|error| cannot_write(&path, &error))?;
             staged.push((path, file));
         }
+        for path in old {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let what = format!("cannot remove {}, of an earlier run", path.display());
+                    return Err(Failure::environment(&what, &error));
+                }
+                _ => {}
+            }
+        }
         for (path, file) in staged {
-            file.persist(&path).map_err(|error| {
-                Failure::environment(&format!("cannot write {}", path.display()), &error.error)
-            })?;
+            file.persist(&path).map_err(|error| cannot_write(&path, &error.error))?;
         }
         Ok(())
     }
@@ -196,16 +257,6 @@ pub enum Content {
     Bytes(Vec<u8>),
     /// The rows of a scratch file.
     Scratch(File),
-}
-
-/// Puts one file in its place: complete, or as it was before.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return Err(Failure::bad_input(format!("{} names no file", path.display())));
-    };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    OutDir::create(folder.unwrap_or(Path::new(".")))?
-        .write(vec![(name, vec![Content::Bytes(bytes.to_vec())])])
 }
 
 fn staging_file(folder: &Path) -> io::Result<NamedTempFile> {
@@ -265,6 +316,49 @@ mod tests {
             out.write(vec![("missing/rows.csv", vec![Content::Bytes(vec![1])])]).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn two_programs_do_not_write_in_one_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = OutDir::create(folder.path()).unwrap();
+        let second = OutDir::create(folder.path()).unwrap_err();
+        assert_eq!(second.exit_code(), 3);
+        assert!(second.to_string().contains("another run is writing"), "{second}");
+        drop(first);
+        assert!(OutDir::create(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_does_not_pass_for_this_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = OutDir::create(folder.path()).unwrap();
+        let file = |name| (name, vec![Content::Bytes(vec![1])]);
+        out.write_of(&["a", "b"], vec![file("a"), file("b"), file("c")]).unwrap();
+        out.write_of(&["a", "b"], vec![file("a")]).unwrap();
+        let there = |name: &str| out.folder.join(name).exists();
+        assert!(there("a") && !there("b") && there("c"));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_device_is_written_to_and_a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        replace(Path::new("/dev/null"), b"gone").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+
+        let (file, link) = (folder.path().join("deeper/file"), folder.path().join("link"));
+        replace(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        replace(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_folder_is_no_file_to_write() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(replace(folder.path(), b"").unwrap_err().exit_code(), 2);
     }
 
     #[test]

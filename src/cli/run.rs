@@ -28,6 +28,17 @@ use crate::sweep::columns;
 use crate::time::SimTime;
 use crate::uncertainty::{self, Deviation};
 
+/// All that a run can leave in its folder. A tool's result besides is asked for by name.
+const FILES: [&str; 7] = [
+    "summary.json",
+    "requests.csv",
+    "timeline.csv",
+    "steps.csv",
+    "requests.parquet",
+    "timeline.parquet",
+    "steps.parquet",
+];
+
 /// Seeds that run before their rows are gathered, which bounds the files open at once.
 const BATCH: u64 = 64;
 
@@ -152,6 +163,11 @@ fn verdict(summary: &Summary, broken: &[String]) -> Outcome {
     let mut outcome = Outcome::Done;
     for line in broken {
         output::complain(&format!("invariant broken: {line}"));
+        outcome = Outcome::Negative;
+    }
+    let counted = summary.completed.get() + summary.failed.get();
+    if counted == 0.0 && summary.warm_up_requests.get() > 0.0 {
+        output::complain("nothing was measured: the warm-up lasts as long as the run");
         outcome = Outcome::Negative;
     }
     if summary.completed.get() == 0.0 && summary.failed.get() > 0.0 {
@@ -282,7 +298,7 @@ impl Series {
             files.push(("steps.csv", vec![header(&steps_header()), Content::Scratch(steps)]));
         }
         files.extend(result.map(|(name, bytes)| (name, vec![Content::Bytes(bytes)])));
-        out.write(files)
+        out.write_of(&FILES, files)
     }
 }
 

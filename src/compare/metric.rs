@@ -113,6 +113,12 @@ impl Judge {
 /// A share, as `2%` or `0.02`.
 pub fn parse_tolerance(text: &str) -> Result<f64, String> {
     let text = text.trim();
+    if let Some(percent) = text.parse::<f64>().ok().filter(|share| *share > 1.0) {
+        return Err(format!(
+            "{text} is a share of {} %: write {text}% for {text} %",
+            percent * 100.0
+        ));
+    }
     let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 0.01));
     match number.trim().parse::<f64>() {
         Ok(share) if (0.0..=10.0).contains(&(share * scale)) => Ok(share * scale),

@@ -1,5 +1,7 @@
 //! From the file of a load tester to its figures under our names.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::{Request, ResultFormat, aiperf, guidellm, llm_load_test, vllm};
@@ -79,17 +81,23 @@ pub enum ReadError {
     Several { labels: Vec<String> },
     #[error("it holds {count} benchmarks, from 0 to {}; there is no {wanted}", count - 1)]
     OutOfRange { wanted: usize, count: usize },
+    #[error("it is a result of {format}, which is of one run; leave out --benchmark")]
+    OneRun { format: ResultFormat },
+    #[error("{place} is negative, and nothing that a load test measures is")]
+    Negative { place: String },
     #[error("it is a result of {format}, and holds no figure that a simulation has")]
     Empty { format: ResultFormat },
 }
 
 /// Reads a result of any of the formats. `benchmark` picks one of a file that holds several.
 pub fn read(bytes: &[u8], benchmark: Option<usize>) -> Result<Measured, ReadError> {
-    let document: Value = serde_json::from_slice(bytes).map_err(|error| ReadError::NotJson {
-        message: error.to_string(),
-        line: error.line(),
-        column: error.column(),
-    })?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let document: Value =
+        serde_json::from_slice(&without_nan(bytes)).map_err(|error| ReadError::NotJson {
+            message: error.to_string(),
+            line: error.line(),
+            column: error.column(),
+        })?;
     let format = recognise(&document).ok_or_else(|| ReadError::Unknown {
         found: document
             .as_object()
@@ -102,10 +110,45 @@ pub fn read(bytes: &[u8], benchmark: Option<usize>) -> Result<Measured, ReadErro
         ResultFormat::LlmLoadTest => llm_load_test::read(&document),
         ResultFormat::Aiperf => aiperf::read(&document),
     };
+    if benchmark.is_some() && format != ResultFormat::Guidellm {
+        return Err(ReadError::OneRun { format });
+    }
+    if let Some(figure) = measured.figures.iter().find(|figure| figure.value < 0.0) {
+        return Err(ReadError::Negative { place: figure.place.clone() });
+    }
     if measured.figures.is_empty() {
         return Err(ReadError::Empty { format });
     }
     Ok(measured)
+}
+
+/// Python writes what it could not compute as NaN and Infinity, which are not JSON: null says the
+/// same.
+fn without_nan(text: &[u8]) -> Cow<'_, [u8]> {
+    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut made = Vec::new();
+    let (mut quoted, mut at, mut copied) = (false, 0, 0);
+    while at < text.len() {
+        match text[at] {
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            b'-' | b'I' | b'N' if !quoted => {
+                if let Some(word) = WORDS.into_iter().find(|word| text[at..].starts_with(word)) {
+                    made.extend_from_slice(&text[copied..at]);
+                    made.extend_from_slice(b"null");
+                    copied = at + word.len();
+                    at = copied - 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    made.extend_from_slice(&text[copied..]);
+    Cow::Owned(made)
 }
 
 fn recognise(document: &Value) -> Option<ResultFormat> {
@@ -128,4 +171,36 @@ pub const TOLD_BY: [(ResultFormat, &str); 4] = [
 /// The numbers of a list; what is no number is not among them.
 pub(super) fn numbers(list: Option<&Value>) -> Vec<f64> {
     list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_f64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESULT: &str = r#"{"duration": 1.0, "completed": 2, "output_throughput": 3.5"#;
+
+    fn read_with(more: &str, benchmark: Option<usize>) -> Result<Measured, ReadError> {
+        read(format!("{RESULT}{more}}}").as_bytes(), benchmark)
+    }
+
+    #[test]
+    fn what_python_could_not_compute_is_not_there() {
+        let more = r#", "mean_itl_ms": NaN, "x": [-Infinity, Infinity], "model_id": "a \"NaN""#;
+        let measured = read_with(more, None).unwrap();
+        assert!(measured.figure("itl_ms.mean").is_none());
+        assert_eq!(measured.told.model.as_deref(), Some("a \"NaN"));
+    }
+
+    #[test]
+    fn a_mark_of_utf_8_is_no_part_of_the_result() {
+        assert!(read(format!("\u{feff}{RESULT}}}").as_bytes(), None).is_ok());
+    }
+
+    #[test]
+    fn figures_that_cannot_be_are_refused_and_so_is_a_choice_of_one() {
+        let negative = read_with(r#", "mean_ttft_ms": -5"#, None).unwrap_err();
+        assert_eq!(negative, ReadError::Negative { place: "mean_ttft_ms".into() });
+        let one = read_with("", Some(1)).unwrap_err();
+        assert_eq!(one, ReadError::OneRun { format: ResultFormat::Vllm });
+    }
 }

@@ -1,7 +1,7 @@
 //! vLLM `bench serve --save-result` (vLLM 0.32.0 `benchmarks/serve.py`, `calculate_metrics` and
 //! `benchmark`), with the lists of `--save-detailed` as far as they are known.
 //!
-//! Left out: `date` (no wall-clock times), `tokenizer_id`, `generated_texts` (there is no text) and
+//! `date` is the start of the test's own clock. Left out: `generated_texts` (there is no text) and
 //! `itls` (gaps are recorded once for all sequences of a step). Requests that the end of the test
 //! cut off do not appear: `bench serve` waits for every answer.
 
@@ -42,10 +42,12 @@ pub fn document(run: &Run) -> Value {
     let goodput = run.slo.as_ref().map(|slo| rate(run.good(slo) as u64, duration));
 
     let mut document = json!({
+        "date": "19700101-000000",
         "endpoint_type": "servesim",
         "backend": "servesim",
         "label": null,
         "model_id": run.model,
+        "tokenizer_id": run.model,
         "num_prompts": requests.len(),
         "request_rate": request_rate,
         "burstiness": burstiness,

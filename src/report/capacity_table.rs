@@ -69,7 +69,9 @@ pub fn render(
     if let Some(trust) = found.trust {
         text.push_str(&format!("trust: {trust}\n"));
     }
-    text.push_str(&style.dim(&format!("{} trials with the same random numbers\n", found.trials)));
+    let trials = if found.trials == 1 { "trial" } else { "trials" };
+    let line = format!("{} {trials} with the same random numbers\n", found.trials);
+    text.push_str(&style.dim(&line));
     text.push_str(&assumptions(notes, style));
     text
 }

@@ -113,6 +113,17 @@ fn csv(source: SourceId, text: &str) -> Result<Arc<[LengthPair]>, Vec<Diagnostic
         };
         let start = record.position().map_or(0, |p| usize::try_from(p.byte()).unwrap_or(0));
         let start = skip_blank(text, start);
+        if record.iter().skip(header.len()).any(|field| !field.is_empty()) {
+            errors.push(
+                Diagnostic::new("a row has more fields than there are columns")
+                    .at(
+                        whole_line(start),
+                        format!("{} fields for {} columns", record.len(), header.len()),
+                    )
+                    .help("write numbers without separators, and text that holds commas in quotes"),
+            );
+            continue;
+        }
         let tokens = |index: usize, errors: &mut Vec<Diagnostic>| {
             let name = &header[index];
             let Some(field) = record.get(index) else {
@@ -126,8 +137,8 @@ fn csv(source: SourceId, text: &str) -> Result<Arc<[LengthPair]>, Vec<Diagnostic
                 );
                 return None;
             };
-            match field.parse::<u32>() {
-                Ok(n) if (1..=MAX_TOKENS).contains(&n) => Some(n),
+            match field.parse::<u64>() {
+                Ok(n) if (1..=u64::from(MAX_TOKENS)).contains(&n) => Some(n as u32),
                 parsed => {
                     let label = match parsed {
                         Ok(0) => "zero tokens".into(),

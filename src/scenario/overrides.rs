@@ -6,7 +6,7 @@
 use super::diagnostic::{Diagnostic, SourceId, Sources, Span};
 use super::document::{self, Node, Table, Value};
 use super::registry::Registry;
-use super::validate::engine::{absent_settings, foreign_tables};
+use super::validate::engine::{Absence, absent_settings, foreign_tables};
 use super::validate::workload::arrivals;
 use crate::engine_name::EngineFamily;
 
@@ -228,6 +228,9 @@ fn apply_one(
         );
         return;
     }
+    if turns_off_what_is_not_there(table, flag, registry) {
+        return;
+    }
     let key = match family_key(table, &flag.key, registry, &whole) {
         Ok(key) => key,
         Err(problem) => {
@@ -373,6 +376,28 @@ fn family_key(
     Err(Some(Box::new(problem)))
 }
 
+/// Whether a switch says `no` to what the engine does not have anyway.
+fn turns_off_what_is_not_there(table: &Table, flag: &Override, registry: &Registry) -> bool {
+    let Some(setting) = flag.key.strip_prefix(ANY_FAMILY) else { return false };
+    let is_switch = flag.value_at.is_none() && flag.key_at.is_none();
+    if !is_switch || flag.value != "false" {
+        return false;
+    }
+    let Some(Value::String(name)) = table.find("engine.name").map(|name| &name.value) else {
+        return false;
+    };
+    let Ok(engine) = registry.find(name) else { return false };
+    let family = engine.family();
+    let names = SHARED.iter().find(|(shared, _)| *shared == setting).map(|(_, names)| *names);
+    let Some((_, own)) = names.unwrap_or_default().iter().find(|(of, _)| *of == family) else {
+        return true;
+    };
+    let key = format!("engine.{family}.{own}");
+    absent_settings(engine, registry)
+        .iter()
+        .any(|(path, absence)| *path == key && matches!(absence, Absence::OnlyOf(_)))
+}
+
 /// What `engine.*.NAME` may be: each name with the key that it stands for in one of the families,
 /// whose type and bounds it shares with the others.
 pub fn shared_settings() -> impl Iterator<Item = (String, String)> {
@@ -402,8 +427,20 @@ fn value(
     }
     match document::parse_value(source, at, text) {
         Ok(value @ (Value::Integer(_) | Value::Float(_) | Value::Boolean(_))) => Ok(value),
+        _ if is_whole(text) => Err(vec![
+            Diagnostic::new(format!("`{path}` is out of range"))
+                .at(Span::new(source, at..at + text.len()), "more than 63 bits")
+                .help(format!("write a number up to {}", i64::MAX)),
+        ]),
         _ => Ok(Value::String(text.to_owned())),
     }
+}
+
+/// Whether the text is a whole number, of any size.
+fn is_whole(text: &str) -> bool {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.chars().all(|c| c.is_ascii_digit() || c == '_')
 }
 
 fn drop_excluded(

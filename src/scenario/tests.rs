@@ -356,8 +356,14 @@ fn a_flag_drops_what_it_excludes() {
 
     let caching =
         Override::switch("--enable-prefix-caching", "engine.*.enable-prefix-caching", true);
-    let message = load_text(GOOD, &[engine, caching]).unwrap_err();
+    let message = load_text(GOOD, &[engine.clone(), caching]).unwrap_err();
     assert!(message.contains("tgis-2023 has no setting `enable-prefix-caching`"), "{message}");
+    for key in ["engine.*.enable-prefix-caching", "engine.*.enable-chunked-prefill"] {
+        let off = Override::switch("--no-...", key, false);
+        assert!(load_text(GOOD, &[engine.clone(), off.clone()]).is_ok(), "it has none to turn off");
+        let older = Override::flag("--engine", "engine.name", "vllm-0.2.7");
+        assert!(load_text(GOOD, &[older, off]).is_ok(), "nor has that");
+    }
 
     let tgis = GOOD
         .replace("vllm]\nmax-num-seqs", "tgis]\nmax-batch-weight")

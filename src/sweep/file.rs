@@ -367,7 +367,7 @@ impl Reader {
             if let Some((x, node)) = number(name)
                 && x.is_nan()
             {
-                return fail(self, &node.span, format!("`{name}` is a number"));
+                return fail(self, &node.span, format!("`{name}` is a finite number"));
             }
         }
         let (Some((from, from_node)), Some((to, to_node))) = (number("from"), number("to")) else {
@@ -394,6 +394,9 @@ impl Reader {
             }
             (Some((step, node)), None) => {
                 let count = ((to - from) / step + 1e-9).floor();
+                if count >= 9e15 {
+                    return fail(self, &node.span, "more values than can be counted".into());
+                }
                 if !(0.0..9e15).contains(&count) {
                     return fail(self, &node.span, "does not lead from `from` to `to`".into());
                 }
@@ -403,7 +406,10 @@ impl Reader {
                 (step, count as u64 + 1)
             }
             (None, Some((steps, node))) => {
-                if !(steps >= 1.0 && steps.fract() == 0.0 && steps < 9e15) {
+                if steps >= 9e15 {
+                    return fail(self, &node.span, "more values than can be counted".into());
+                }
+                if !(steps >= 1.0 && steps.fract() == 0.0) {
                     return fail(self, &node.span, "a whole number, at least 1".into());
                 }
                 let gaps = (steps - 1.0).max(1.0);

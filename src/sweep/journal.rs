@@ -67,7 +67,7 @@ impl Header {
     }
 
     pub fn shard_name(&self) -> String {
-        format!("{}/{}", self.shard + 1, self.shards)
+        format!("{}/{}", self.shard, self.shards)
     }
 
     /// Whether two journals are of the same sweep, shards aside; the place of its file may differ.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Shard `index` of `count`, both from 1 in text (`2/8`) and `index` from 0 here.
+/// Shard `index` of `count`, counted from 0 as job arrays count: the points whose number modulo
+/// `count` is `index`. In text `8/8` is `0/8`, so that `1/8` to `8/8` are all shards too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shard {
     index: u64,
@@ -91,7 +92,7 @@ impl Shard {
 }
 
 fn wrong(text: &str) -> ShardError {
-    ShardError(format!("{text:?} is no shard: write I/N, as in 1/4 to 4/4, or auto in a job array"))
+    ShardError(format!("{text:?} is no shard: write I/N, as in 0/4 to 3/4, or auto in a job array"))
 }
 
 impl FromStr for Shard {
@@ -101,13 +102,16 @@ impl FromStr for Shard {
         let (index, count) = text.split_once('/').ok_or_else(|| wrong(text))?;
         let parse = |part: &str| part.trim().parse::<u64>().map_err(|_| wrong(text));
         let (index, count) = (parse(index)?, parse(count)?);
-        index.checked_sub(1).and_then(|index| Self::new(index, count)).ok_or_else(|| wrong(text))
+        if index > count || count == 0 {
+            return Err(wrong(text));
+        }
+        Ok(Self { index: index % count, count })
     }
 }
 
 impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.index + 1, self.count)
+        write!(f, "{}/{}", self.index, self.count)
     }
 }
 
@@ -135,9 +139,11 @@ mod tests {
 
     #[test]
     fn a_shard_is_read_as_it_is_written() {
-        assert_eq!(auto("2/8", &[]), Ok("2/8".into()));
-        for bad in ["0/8", "9/8", "3", "a/b", "1/0", "-1/2", "autos", "auto/0"] {
-            assert!(auto(bad, &[]).unwrap_err().contains("1/4"), "{bad}");
+        for (text, shown) in [("2/8", "2/8"), ("0/8", "0/8"), ("8/8", "0/8"), ("1/1", "0/1")] {
+            assert_eq!(auto(text, &[]), Ok(shown.into()));
+        }
+        for bad in ["9/8", "3", "a/b", "1/0", "0/0", "-1/2", "autos", "auto/0"] {
+            assert!(auto(bad, &[]).unwrap_err().contains("0/4"), "{bad}");
         }
     }
 
@@ -148,9 +154,9 @@ mod tests {
             ("SLURM_ARRAY_TASK_MIN", "5"),
             ("SLURM_ARRAY_TASK_COUNT", "4"),
         ];
-        assert_eq!(auto("auto", &slurm), Ok("3/4".into()));
-        assert_eq!(auto("auto/6", &[("JOB_COMPLETION_INDEX", "5")]), Ok("6/6".into()));
-        assert_eq!(auto("auto/2", &[("HQ_TASK_ID", "0")]), Ok("1/2".into()));
+        assert_eq!(auto("auto", &slurm), Ok("2/4".into()));
+        assert_eq!(auto("auto/6", &[("JOB_COMPLETION_INDEX", "5")]), Ok("5/6".into()));
+        assert_eq!(auto("auto/2", &[("HQ_TASK_ID", "0")]), Ok("0/2".into()));
         assert!(auto("auto", &[("HQ_TASK_ID", "0")]).unwrap_err().contains("auto/N"));
         assert!(auto("auto/2", &[("HQ_TASK_ID", "2")]).unwrap_err().contains("from 0 to 1"));
         assert!(auto("auto", &[]).unwrap_err().contains("--shard I/N"));

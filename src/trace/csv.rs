@@ -35,6 +35,18 @@ impl Columns {
         let one = |known: &[&str]| {
             known.iter().find_map(|name| names.iter().position(|column| column == name))
         };
+        let twice = |column: usize| names[..column].iter().any(|name| *name == names[column]);
+        if let Some((column, range)) = fields(header)
+            .enumerate()
+            .find(|(column, _)| !names[*column].is_empty() && twice(*column))
+        {
+            return Err(RowFault::new(
+                format!("the trace has two columns `{}`", names[column]),
+                range,
+                "the second",
+                "give each column a name of its own",
+            ));
+        }
         let missing = |what: &str, known: &[&str]| {
             RowFault::new(
                 format!("the trace has no column of {what}"),
@@ -81,6 +93,16 @@ impl Columns {
 
     pub(super) fn row(&self, line: &str) -> Result<RawRow, RowFault> {
         let fields: Vec<Range<usize>> = fields(line).collect();
+        // Thousands set off by commas would shift all that follows.
+        let beyond = fields.iter().skip(self.names.len());
+        if let Some(extra) = beyond.into_iter().find(|&r| !line[r.clone()].trim().is_empty()) {
+            return Err(RowFault::new(
+                "a row has more fields than there are columns",
+                extra.start..line.len(),
+                format!("{} fields for {} columns", fields.len(), self.names.len()),
+                "write numbers without separators, and text that holds commas in quotes",
+            ));
+        }
         let field = |column: usize| -> Result<(&str, Range<usize>), RowFault> {
             let Some(range) = fields.get(column).cloned() else {
                 return Err(RowFault::new(
@@ -108,7 +130,7 @@ impl Columns {
             RowFault::new(
                 format!("`{what}` cannot be read"),
                 range,
-                format!("{shown:?} is none"),
+                format!("this is {shown:?}"),
                 help,
             )
         };

@@ -62,8 +62,9 @@ pub fn scan(
             Ok(None) => break,
             Err(ReadError::Io(error)) => return Err(Err(error)),
             Err(ReadError::Fault(fault)) => {
+                let ends = fault.ends;
                 faults.push(*fault);
-                if faults.len() >= MAX_FAULTS {
+                if ends || faults.len() >= MAX_FAULTS {
                     break;
                 }
                 continue;

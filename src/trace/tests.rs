@@ -80,8 +80,10 @@ fn what_is_wrong_is_told_with_line_and_column() {
         ("arrival_s,input_tokens\n", &["no column of output lengths"]),
         ("input_tokens,output_tokens\n1,2\n", &["no column of times", "workload.lengths.dataset"]),
         ("arrival_s,input_tokens,output_tokens,prefix\n", &["prefix_tokens"]),
-        ("0,1,2\n0,1,x\n", &["3:5 `output_tokens` cannot be read", "\"x\" is none"]),
+        ("0,1,2\n0,1,x\n", &["3:5 `output_tokens` cannot be read", "this is \"x\""]),
         ("0,1,2\n0,1\n", &["3:1 a row has no `output_tokens`", "2 of 3 columns"]),
+        ("0,1,2\n0,1,024,2\n", &["3:9 a row has more fields", "4 fields for 3 columns"]),
+        ("arrival_s,input_tokens,output_tokens,input_tokens\n", &["1:38 ", "two columns"]),
         ("0,1,2\n0,,2\n", &["3:3 a row has no `input_tokens`", "hole"]),
         ("0,1,-2\n", &["2:5 `output_tokens` cannot be read"]),
         ("0,1,2.5\n", &["2:5 `output_tokens` cannot be read"]),
@@ -111,6 +113,14 @@ fn what_is_wrong_is_told_with_line_and_column() {
     }
     let binary = Reader::new(&b"arrival_s,\xff\xfe\n"[..], None).map(|_| ()).map_err(told);
     assert!(binary.unwrap_err().contains("1:1 the trace is not text: no UTF-8 at byte 10"));
+}
+
+#[test]
+fn the_rest_of_a_line_that_is_too_long_is_no_row() {
+    let text = format!("arrival_s,input_tokens,output_tokens\n0,1,{}\n", "5".repeat(9 << 20));
+    let window = Window { start: SimTime::ZERO, end: SimTime::MAX };
+    let faults = scan(text.as_bytes(), None, window).unwrap_err().unwrap();
+    assert_eq!(faults.len(), 1, "{:?}", faults.last());
 }
 
 #[test]

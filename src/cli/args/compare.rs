@@ -27,8 +27,8 @@ pub struct CompareArgs {
     pub other: Option<String>,
 
     /// The engines of A and of B
-    #[arg(long, value_name = "A,B", value_delimiter = ',', num_args = 1..=2, conflicts_with = "engine")]
-    pub engines: Vec<String>,
+    #[arg(long, value_name = "A,B", value_parser = two, conflicts_with = "engine")]
+    pub engines: Option<[String; 2]>,
 
     /// Override any key of A alone; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -39,7 +39,7 @@ pub struct CompareArgs {
     pub set_b: Vec<String>,
 
     /// How much worse is let pass, as a share of A's figure
-    #[arg(long, value_name = "SHARE", default_value = "1%", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value = "1%", allow_hyphen_values = true)]
     pub tolerance: String,
 
     /// A metric that judges, with its own tolerance if one stands behind it; may be repeated
@@ -49,7 +49,12 @@ pub struct CompareArgs {
     pub metric: Vec<String>,
 
     /// Prompts of at least so many tokens are told as a class of their own (default: the longer half)
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     pub split: Option<u32>,
 
     /// Write the smallest workload found that makes the two schedules part, as a trace
@@ -88,8 +93,8 @@ impl CompareArgs {
             Side::A => (0, "--set-a", &self.set_a),
             Side::B => (1, "--set-b", &self.set_b),
         };
-        if let Some(engine) = self.engines.get(place) {
-            overrides.push(Override::flag("--engines", "engine.name", engine));
+        if let Some(engines) = &self.engines {
+            overrides.push(Override::flag("--engines", "engine.name", &engines[place]));
         }
         overrides.extend(set.iter().map(|assignment| Override::assigned(flag, assignment)));
         overrides
@@ -98,8 +103,26 @@ impl CompareArgs {
     /// Whether anything says in what the two differ.
     pub fn names_two(&self) -> bool {
         self.other.is_some()
-            || !self.engines.is_empty()
+            || self.engines.is_some()
             || !self.set_a.is_empty()
             || !self.set_b.is_empty()
+    }
+}
+
+fn two(text: &str) -> Result<[String; 2], String> {
+    match text.split(',').map(str::trim).collect::<Vec<_>>()[..] {
+        [a, b] if !a.is_empty() && !b.is_empty() => Ok([a.to_owned(), b.to_owned()]),
+        _ => Err("two engines are compared, as in vllm-0.13,vllm-0.32".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::two;
+
+    #[test]
+    fn engines_are_two() {
+        assert_eq!(two("static, vllm-0.32"), Ok(["static".into(), "vllm-0.32".into()]));
+        assert!(["static", "a,b,c", "a,", ""].iter().all(|text| two(text).is_err()));
     }
 }

@@ -36,10 +36,15 @@ pub struct SweepArgs {
     pub set: Vec<String>,
 
     /// Points that run at once (default: one for each core)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     pub jobs: Option<u16>,
 
-    /// Run only every N-th point, as shard I of N; `auto` in a job array of Slurm, Kubernetes or
+    /// Run only every N-th point, as shard I of N, counted from 0; `auto` in a job array of Slurm, Kubernetes or
     /// HyperQueue, `auto/N` where it does not say how many tasks there are
     #[arg(long, value_name = "I/N", requires = "out")]
     pub shard: Option<String>,

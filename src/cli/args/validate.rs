@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{DeploymentArgs, Format, ScenarioArgs, WorkloadArgs};
+use crate::compare::metric::parse_tolerance;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -30,7 +31,7 @@ pub struct ValidateArgs {
     pub benchmark: Option<usize>,
 
     /// Exit 1 if a throughput, or a mean or percentile of a latency, is off by more, as in 10%
-    #[arg(long, value_name = "SHARE", requires = "against", value_parser = share)]
+    #[arg(long, value_name = "SHARE", requires = "against", allow_hyphen_values = true, value_parser = parse_tolerance)]
     pub tolerance: Option<f64>,
 
     /// How the comparison is printed
@@ -57,29 +58,5 @@ impl ValidateArgs {
             deployment: self.deployment.clone(),
             workload: self.workload.clone(),
         }
-    }
-}
-
-/// A share as 10% or 0.1.
-fn share(text: &str) -> Result<f64, String> {
-    let (number, scale) = match text.strip_suffix('%') {
-        Some(percent) => (percent.trim_end(), 100.0),
-        None => (text, 1.0),
-    };
-    let share = number.parse::<f64>().map(|number| number / scale);
-    share
-        .ok()
-        .filter(|share| share.is_finite() && *share >= 0.0)
-        .ok_or_else(|| "a share is written as 10% or 0.1".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::share;
-
-    #[test]
-    fn a_share_is_a_percentage_or_a_number() {
-        assert_eq!((share("10%"), share("12.5 %"), share("0.1")), (Ok(0.1), Ok(0.125), Ok(0.1)));
-        assert!([share("-1%"), share("many"), share("nan")].iter().all(Result::is_err));
     }
 }

@@ -26,7 +26,7 @@ pub fn run(kind: DeviceKind, args: &CalibrateArgs) -> Result<Outcome, Failure> {
     let mut device = open(kind, args).map_err(|error| not_there(&error))?;
     let description = device.description().clone();
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let files = OutDir::create(folder.unwrap_or(Path::new(".")))?;
+    output::make_folder(folder.unwrap_or(Path::new(".")))?;
     let mut journal = Journal::open(out, device.as_ref(), effort).map_err(|error| {
         Failure::environment(&format!("cannot write beside {}", out.display()), &error)
     })?;
@@ -57,8 +57,7 @@ pub fn run(kind: DeviceKind, args: &CalibrateArgs) -> Result<Outcome, Failure> {
 
     let rows = OutDir::create(&out.with_extension("rows"))?;
     rows.write(row_files(&calibrated, &measured))?;
-    let file = out.file_name().and_then(|name| name.to_str()).expect("checked when named");
-    files.write(vec![(file, vec![Content::Bytes(gpu_file(&calibrated).into_bytes())])])?;
+    output::replace(out, gpu_file(&calibrated).as_bytes())?;
     journal
         .finish()
         .map_err(|error| Failure::environment("cannot remove what is finished", &error))?;

@@ -58,7 +58,7 @@ fn complete(shards: &mut [Rows]) -> Result<(), Failure> {
     let header = shards[0].header.clone();
     let mut missing = Vec::new();
     for index in 0..header.shards {
-        let name = format!("{}/{}", index + 1, header.shards);
+        let name = format!("{index}/{}", header.shards);
         let Some(rows) = shards.iter_mut().find(|rows| rows.header.shard == index) else {
             missing.push(format!("shard {name} is not given"));
             continue;

@@ -105,7 +105,10 @@ fn unread(file: &Path, error: &ReadError) -> String {
             }
             text
         }
-        ReadError::OutOfRange { .. } | ReadError::Empty { .. } => format!("{file}: {error}"),
+        ReadError::OutOfRange { .. }
+        | ReadError::OneRun { .. }
+        | ReadError::Negative { .. }
+        | ReadError::Empty { .. } => format!("{file}: {error}"),
     }
 }
 

@@ -387,7 +387,7 @@ error: `input_tokens` cannot be read
   --> dir/t.csv:4:4
    |
  4 | 20,many,5
-   |    ^^^^ \"many\" is none
+   |    ^^^^ this is \"many\"
    |
   ::: dir/s.toml:17:8
    |

@@ -11,6 +11,7 @@ use super::super::{ArrivalSpec, EffectiveSettings, MeasureSpec, SloSpec, Workloa
 use super::Context;
 use crate::metrics::Convention;
 use crate::time::SimDuration;
+use crate::workload::ArrivalProcess;
 
 /// The length of the published runs, and vLLM bench's usual count.
 const CLOSED_LOOP_DURATION: SimDuration = SimDuration::from_secs(240);
@@ -64,6 +65,22 @@ pub(super) fn workload(
     {
         num_requests = Some(num_requests.unwrap_or(u64::MAX).min(trace.requests()));
     }
+    if duration.is_none()
+        && let (Some(arrivals), Some(requests)) = (&arrivals, num_requests)
+    {
+        let seconds = seconds_to_send(arrivals, requests).unwrap_or(0.0);
+        if seconds > SimDuration::LONGEST.as_secs_f64() {
+            let years = seconds / (365.25 * 86_400.0);
+            let problem = context
+                .problem_at(
+                    "workload.num-requests",
+                    "the requests take too long to send",
+                    format!("{years:.0} years at this rate"),
+                )
+                .help("send fewer, or at a higher rate, or give a duration in place of a count");
+            context.report(problem);
+        }
+    }
     let asked = asked?;
     Some(WorkloadSpec {
         arrivals: arrivals?,
@@ -78,6 +95,25 @@ pub(super) fn workload(
         // A closed loop that counts requests ends with the last answer.
         drain: if closed { duration.is_none() } else { raw.drain.unwrap_or(true) },
     })
+}
+
+/// How long it takes at least until so many requests are sent, where that is plain. The clock ends
+/// after 584 years, and what would be sent later would not be missed by anyone.
+fn seconds_to_send(arrivals: &ArrivalSpec, requests: u64) -> Option<f64> {
+    let requests = requests as f64;
+    match arrivals {
+        ArrivalSpec::ClosedLoop { clients, think_time } => {
+            Some((requests / f64::from(*clients)).floor() * think_time.as_secs_f64())
+        }
+        ArrivalSpec::Open(
+            ArrivalProcess::Constant { request_rate }
+            | ArrivalProcess::Poisson { request_rate, .. }
+            | ArrivalProcess::Gamma { request_rate, .. }
+            | ArrivalProcess::Weibull { request_rate, .. }
+            | ArrivalProcess::Diurnal { request_rate, .. },
+        ) => Some(requests / request_rate),
+        _ => None,
+    }
 }
 
 /// What the workload has that the engine makes nothing of.
@@ -162,6 +198,15 @@ fn slo(at: &str, raw: Option<&RawSlo>, context: &mut Context<'_>) -> Option<Opti
             context.report(problem);
         }
         return None;
+    }
+    for (key, limit) in [("ttft", slo.ttft), ("tpot", slo.tpot), ("e2el", slo.e2el)] {
+        if limit == Some(SimDuration::ZERO) {
+            let key = format!("{at}.{key}");
+            let problem = context
+                .problem_at(&key, "a target of zero cannot be met", "no time at all")
+                .help("write how long it may take, as in \"2s\", or leave the target out");
+            context.report(problem);
+        }
     }
     let percentile = slo.percentile.unwrap_or(99.0);
     Some(Some(SloSpec { ttft: slo.ttft, tpot: slo.tpot, e2el: slo.e2el, percentile }))

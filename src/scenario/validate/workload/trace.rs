@@ -73,6 +73,19 @@ pub(super) fn trace(
     let span = last.since(first);
     let rate_scale = raw.rate_scale.unwrap_or(1.0);
     let time_scale = time_scale(raw, &scan, span, rate_scale, context)?;
+    let lasts = last.since(window.start).as_secs_f64() * time_scale;
+    if lasts > SimDuration::LONGEST.as_secs_f64() {
+        let key = ["workload.trace.time-scale", "workload.trace.request-rate"]
+            .into_iter()
+            .find(|key| context.span(key).is_some())
+            .unwrap_or(FILE);
+        let label = format!("{:.0} years", lasts / (365.25 * 86_400.0));
+        let problem = context
+            .problem_at(key, "the trace takes too long to send", label)
+            .help("stretch it less; are its times in another unit? (workload.trace.time-unit)");
+        context.report(problem);
+        return None;
+    }
     // One mean gap follows the last request, so that the rate does not change from pass to pass.
     let mean_gap = span.as_nanos() / (scan.window_rows - 1).max(1);
     let whole = match raw.end {
