@@ -21,6 +21,17 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
+#[test]
+fn a_memory_plan_is_kept_in_a_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("plan");
+    let output = servesim(&["memory", "--out", out.to_str().expect("UTF-8"), "--format", "json"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(std::fs::read(out.join("memory.json")).expect("the plan"), output.stdout);
+    let rows = std::fs::read_to_string(out.join("memory.csv")).expect("its rows");
+    assert!(rows.starts_with("item,bytes,gib,provenance,detail\n"), "{rows}");
+}
+
 /// What must be the same whatever the machine is doing.
 fn without_clock(mut object: Value) -> Value {
     object.as_object_mut().expect("an object").remove("simulator").expect("figures of the run");

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::{Format, MemoryArgs};
+use super::output::{Content, OutDir};
 use super::{Failure, Outcome, input, list, output};
 use crate::deploy;
 use crate::kv_cache::memory_plan::MemoryPlan;
@@ -14,6 +15,13 @@ use crate::units::Bytes;
 pub fn run(args: &MemoryArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let scenario = input::scenario(&args.scenario, registry)?;
     let plan = deploy::memory_plan(&scenario);
+    if let Some(out) = &args.out {
+        let file = |name, bytes| (name, vec![Content::Bytes(bytes)]);
+        OutDir::create(out)?.write(vec![
+            file("memory.json", json_bytes(&scenario, &plan)),
+            file("memory.csv", items(&plan).to_csv()),
+        ])?;
+    }
     print(&scenario, &plan, args.format)?;
     Ok(if plan.fits() { Outcome::Done } else { Outcome::Negative })
 }
@@ -22,12 +30,13 @@ pub fn run(args: &MemoryArgs, registry: &Registry) -> Result<Outcome, Failure> {
 pub fn print(scenario: &Scenario, plan: &MemoryPlan, format: Format) -> Result<(), Failure> {
     match format {
         Format::Table => output::print(render(scenario, plan, output::stdout_style()).as_bytes()),
-        Format::Json => {
-            let object = json!({ "scenario": scenario, "memory": plan });
-            output::print(&crate::report::json::pretty(&object))
-        }
+        Format::Json => output::print(&json_bytes(scenario, plan)),
         Format::Csv => list::print(&items(plan), Format::Csv),
     }
+}
+
+fn json_bytes(scenario: &Scenario, plan: &MemoryPlan) -> Vec<u8> {
+    crate::report::json::pretty(&json!({ "scenario": scenario, "memory": plan }))
 }
 
 /// One row per item; the signed bytes of all rows add up to zero.

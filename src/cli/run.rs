@@ -185,8 +185,24 @@ pub(super) fn notes(
 ) -> Vec<String> {
     let mut notes = scenario.notes.clone();
     notes.extend(deployment.plan().notes.iter().cloned());
+    notes.extend(of_another_environment(scenario, deployment.profiles()));
     notes.extend(extrapolations.iter().map(|e| format!("extrapolated: {e}")));
     notes
+}
+
+/// That nothing was measured in the environment that the scenario names: a slip of the pen would pass
+/// for one.
+fn of_another_environment(scenario: &Scenario, profiles: &Profiles) -> Option<String> {
+    let named = &scenario.hardware.deployment;
+    let Profiles { interconnect, deployment, .. } = profiles;
+    let links = interconnect.as_ref().is_some_and(|links| links.matched == Match::Exact);
+    if named == "auto" || deployment.matched == Match::Exact || links {
+        return None;
+    }
+    let file = deployment.file.as_deref().unwrap_or("nominal figures");
+    Some(format!(
+        "no profile of the environment {named} is for this machine and engine: took {file}"
+    ))
 }
 
 /// The profiles that price the steps, how near they are to what was asked for, and the least trusted

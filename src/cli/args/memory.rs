@@ -1,5 +1,7 @@
 //! The flags of `memory`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{Format, ScenarioArgs};
@@ -11,6 +13,10 @@ use super::{Format, ScenarioArgs};
 pub struct MemoryArgs {
     #[command(flatten)]
     pub scenario: ScenarioArgs,
+
+    /// Write memory.json and memory.csv into this folder
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 
     /// How the plan is printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
