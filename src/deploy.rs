@@ -1,13 +1,14 @@
 //! From a scenario to a deployment that runs: memory plan, cost model, scheduler, workload.
 
 mod engine_config;
+mod pool;
+mod priced;
 pub mod rules;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::cost::calibrated::{CalibratedCost, CostError, CostInputs};
-use crate::cost::host::EngineTraits;
+use crate::cost::calibrated::{CalibratedCost, CostError};
 use crate::cost::profile::lookup::Profiles;
 use crate::cost::spread::Scales;
 use crate::cost::{DecodeCost, StepCost, StepShape, StepTime};
@@ -15,8 +16,8 @@ use crate::engine::observer::Observer;
 use crate::engine::router::Router;
 use crate::engine::{RunOptions, RunTotals, Simulation};
 use crate::kv_cache::memory_plan::MemoryPlan;
-use crate::metrics::{Measure, Recorder, Slo, Summary};
-use crate::scenario::{ArrivalSpec, Scenario, SloSpec};
+use crate::metrics::{Measure, PoolMeasure, PoolSteps, Slo};
+use crate::scenario::{ArrivalSpec, Kind, Scenario, SloSpec};
 use crate::scheduler::Scheduler;
 use crate::scheduler::tgi::TgiStartError;
 use crate::scheduler::tgis::TgisStartError;
@@ -24,19 +25,32 @@ use crate::time::{SimDuration, SimTime};
 use crate::workload::{Arrivals, ClosedLoop, Mix, OpenLoop, Workload};
 
 pub use engine_config::EngineConfig;
+pub use pool::Pool;
+pub use priced::Priced;
 
-/// Why a deployment does not run.
+/// Why a deployment does not run; of which pool, where there are pools.
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
     /// The engine would refuse to start; the plan says why and what would help.
-    #[error("{}", refusal(.0))]
-    DoesNotFit(Box<MemoryPlan>),
-    #[error("the router refuses to start: {0}")]
-    Tgis(#[from] TgisStartError),
-    #[error("the router refuses to start: {0}")]
-    Tgi(#[from] TgiStartError),
+    #[error("{}{}", of_pool(.pool), refusal(.plan))]
+    DoesNotFit { pool: Option<String>, plan: Box<MemoryPlan> },
+    #[error("{}the router refuses to start: {why}", of_pool(.pool))]
+    Refuses { pool: Option<String>, why: RouterError },
+    #[error("{}{why}", of_pool(.pool))]
+    Cost { pool: Option<String>, why: CostError },
+}
+
+/// Why an engine's own router does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
     #[error(transparent)]
-    Cost(#[from] CostError),
+    Tgis(#[from] TgisStartError),
+    #[error(transparent)]
+    Tgi(#[from] TgiStartError),
+}
+
+fn of_pool(pool: &Option<String>) -> String {
+    pool.as_ref().map_or(String::new(), |name| format!("pool {name}: "))
 }
 
 fn refusal(plan: &MemoryPlan) -> String {
@@ -48,42 +62,33 @@ fn refusal(plan: &MemoryPlan) -> String {
 #[derive(Clone, Debug)]
 pub struct Deployment<'a> {
     scenario: &'a Scenario,
-    profiles: Profiles,
-    plan: MemoryPlan,
-    engine: EngineConfig,
-    cost: CalibratedCost,
+    /// At least one, in the order of their replicas.
+    pools: Vec<Pool>,
 }
 
 impl<'a> Deployment<'a> {
     /// Looks the scenario's profiles up and puts it together.
     pub fn new(scenario: &'a Scenario) -> Result<Self, DeployError> {
-        Self::with_profiles(scenario, profiles(scenario)?)
+        Self::with(scenario, profiles_of)
     }
 
-    /// The same with profiles of one's own; a fit tries many.
+    /// The same with profiles of one's own for a scenario without pools; a fit tries many.
     pub fn with_profiles(scenario: &'a Scenario, profiles: Profiles) -> Result<Self, DeployError> {
-        let plan = memory_plan(scenario);
-        if !plan.fits() {
-            return Err(DeployError::DoesNotFit(Box::new(plan)));
-        }
-        let tensor_parallel = scenario.engine.tensor_parallel_size;
-        let gpu = scenario.hardware.gpu();
-        let traits = EngineTraits::of(scenario.engine.name.base())
-            .with_graphs(engine_config::graphs(&scenario.engine));
-        let cost = CalibratedCost::new(&CostInputs {
-            model: &scenario.model,
-            precision: scenario.precision,
-            kv_cache: scenario.kv_cache_dtype,
-            tensor_parallel,
-            gpu,
-            gpu_profile: &profiles.gpu.profile,
-            interconnect: profiles.interconnect.as_ref().map(|found| &found.profile),
-            weight_kernel: None,
-            deployment: &profiles.deployment.profile,
-            engine: &traits,
-        })?;
-        let engine = EngineConfig::new(scenario, &plan)?;
-        Ok(Self { scenario, profiles, plan, engine, cost })
+        Self::with(scenario, |_| Ok(profiles.clone()))
+    }
+
+    /// The same with profiles of one's own for each kind of machine.
+    pub fn with(
+        scenario: &'a Scenario,
+        profiles: impl Fn(&Kind<'_>) -> Result<Profiles, CostError>,
+    ) -> Result<Self, DeployError> {
+        let share = scenario.workload.prompts_share();
+        let pool = |kind: Kind<'_>| match profiles(&kind) {
+            Ok(profiles) => Pool::new(kind, share, profiles),
+            Err(why) => Err(DeployError::Cost { pool: kind.pool.map(str::to_owned), why }),
+        };
+        let pools = scenario.kinds().into_iter().map(pool).collect::<Result<_, _>>()?;
+        Ok(Self { scenario, pools })
     }
 
     pub fn scenario(&self) -> &'a Scenario {
@@ -95,47 +100,58 @@ impl<'a> Deployment<'a> {
     pub fn under<'b>(&self, scenario: &'b Scenario) -> Deployment<'b> {
         debug_assert_eq!(scenario.hardware.instance, self.scenario.hardware.instance);
         debug_assert_eq!(scenario.engine.name, self.scenario.engine.name);
-        let Self { profiles, plan, engine, cost, .. } = self.clone();
-        Deployment { scenario, profiles, plan, engine, cost }
+        Deployment { scenario, pools: self.pools.clone() }
     }
 
-    pub fn plan(&self) -> &MemoryPlan {
-        &self.plan
+    /// One, or those of the fleet in the order of their names.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
     }
 
-    pub fn profiles(&self) -> &Profiles {
-        &self.profiles
+    /// Of a deployment without pools, the only one.
+    fn first(&self) -> &Pool {
+        &self.pools[0]
     }
 
-    /// The cost model that every run starts with a copy of.
-    pub fn cost(&self) -> &CalibratedCost {
-        &self.cost
+    /// The scheduler's settings; of the first pool, where there are several.
+    pub fn engine_config(&self) -> &EngineConfig {
+        &self.first().engine
+    }
+
+    /// A cost model of one's own; of the first pool, where there are several.
+    pub fn step_cost(&self) -> Box<dyn StepCost> {
+        Box::new(self.first().cost.clone())
+    }
+
+    /// A fresh scheduler; of the first pool, where there are several.
+    pub fn scheduler(&self) -> Box<dyn Scheduler> {
+        self.first().scheduler()
+    }
+
+    /// All replicas that may be there, each with a cost model of its own.
+    pub fn replicas(&self) -> Vec<(Box<dyn Scheduler>, Box<dyn StepCost>)> {
+        let of_pool = |pool: &Pool| -> Vec<_> {
+            let replica = |_| (pool.scheduler(), Box::new(pool.cost.clone()) as Box<dyn StepCost>);
+            (0..pool.replicas).map(replica).collect()
+        };
+        self.pools.iter().flat_map(of_pool).collect()
     }
 
     /// Lets further runs start with what one has left: equal steps need not be priced again.
-    pub fn learn(&mut self, cost: CalibratedCost) {
-        self.cost = cost;
+    pub fn learn(&mut self, priced: Priced) {
+        for (pool, cost) in self.pools.iter_mut().zip(priced.costs) {
+            pool.cost = cost;
+        }
     }
 
-    /// The same deployment with parts of its price scaled.
+    /// The same deployment with parts of the prices scaled, those of each pool by its own scales.
     #[must_use]
-    pub fn scaled(&self, scales: Scales) -> Self {
-        Self { cost: self.cost.scaled(scales), ..self.clone() }
-    }
-
-    /// The scheduler's settings.
-    pub fn engine_config(&self) -> &EngineConfig {
-        &self.engine
-    }
-
-    /// A cost model of one's own.
-    pub fn step_cost(&self) -> Box<dyn StepCost> {
-        Box::new(self.cost.clone())
-    }
-
-    /// A fresh scheduler of the deployment.
-    pub fn scheduler(&self) -> Box<dyn Scheduler> {
-        self.engine.scheduler()
+    pub fn scaled(&self, scales: &[Scales]) -> Self {
+        let mut scaled = self.clone();
+        for (pool, &scales) in scaled.pools.iter_mut().zip(scales) {
+            pool.cost = pool.cost.scaled(scales);
+        }
+        scaled
     }
 
     /// What a recorder of this scenario measures.
@@ -149,6 +165,7 @@ impl<'a> Deployment<'a> {
             replicas: self.scenario.replicas(),
             machines: self.scenario.machines().into(),
             price: self.scenario.hardware.price.as_ref().map(|price| price.usd),
+            pools: self.scenario.kinds().iter().filter_map(measured).collect(),
         }
     }
 
@@ -171,13 +188,22 @@ impl<'a> Deployment<'a> {
         seed: u64,
     ) -> Simulation<W, O> {
         let Some(rules) = self.scenario.fleet_rules(seed) else { return simulation };
-        let engine = self.engine.clone();
-        simulation.with_fleet(rules, Box::new(move |_| engine.scheduler()))
+        let engines: Vec<EngineConfig> =
+            self.pools.iter().map(|pool| pool.engine.clone()).collect();
+        let homes = self.by_replica(|place, _| place);
+        let new_scheduler = move |replica: u16| engines[homes[usize::from(replica)]].scheduler();
+        simulation.with_fleet(rules, Box::new(new_scheduler))
+    }
+
+    /// Something of each replica's pool, by replica.
+    fn by_replica<T: Clone>(&self, of: impl Fn(usize, &Pool) -> T) -> Vec<T> {
+        let pools = self.pools.iter().enumerate();
+        pools.flat_map(|(i, pool)| std::iter::repeat_n(of(i, pool), pool.replicas.into())).collect()
     }
 
     /// A fresh router, whose choices follow from `seed` where it draws them.
     pub fn router(&self, seed: u64) -> Box<dyn Router> {
-        self.scenario.router(vec![self.plan.kv_tokens]).router(seed)
+        self.scenario.router(self.by_replica(|_, pool| pool.plan.kv_tokens)).router(seed)
     }
 
     /// Runs once with `seed`. Runs share nothing that changes, so any number may go on at once.
@@ -191,14 +217,7 @@ impl<'a> Deployment<'a> {
         (totals, observer)
     }
 
-    /// The figures of a run, with how far they can be trusted after what it has asked of the cost
-    /// model.
-    pub fn summary(recorder: Recorder, cost: &CalibratedCost) -> Summary {
-        let trusted = recorder.trusted(&cost.grades());
-        recorder.summary().trusted(&trusted)
-    }
-
-    /// The scenario's requests, and what the run has left of the cost model.
+    /// The scenario's requests, and what the run has left of the cost models.
     pub fn simulate_noting<O: Observer>(
         &self,
         seed: u64,
@@ -208,7 +227,7 @@ impl<'a> Deployment<'a> {
         self.start(self.workload(seed), seed, observer, self.options(step_by_step), false)
     }
 
-    /// Requests of one's own in place of the scenario's, and what the run has left of the cost model.
+    /// Requests of one's own in place of the scenario's, and what the run has left of the cost models.
     pub fn serve<O: Observer>(
         &self,
         workload: Box<dyn Workload>,
@@ -229,9 +248,11 @@ impl<'a> Deployment<'a> {
         options: RunOptions,
         detail: bool,
     ) -> Simulated<O> {
-        // The scenario's workload does not tell whether these requests share their prompts.
-        let engine = self.engine.clone().with_shared_prompts();
-        let deployment = Self { engine, ..self.clone() };
+        let mut deployment = self.clone();
+        for pool in &mut deployment.pools {
+            // The scenario's workload does not tell whether these requests share their prompts.
+            pool.engine = pool.engine.clone().with_shared_prompts();
+        }
         deployment.start(workload, seed, observer, options, detail)
     }
 
@@ -247,26 +268,49 @@ impl<'a> Deployment<'a> {
         options: RunOptions,
         detail: bool,
     ) -> Simulated<O> {
-        let cost = Rc::new(RefCell::new(self.cost.clone()));
-        let scheduler = || {
-            let mut scheduler = self.scheduler();
-            if detail {
-                scheduler.record_detail();
+        let costs: Vec<_> =
+            self.pools.iter().map(|pool| Rc::new(RefCell::new(pool.cost.clone()))).collect();
+        let mut replicas = Vec::new();
+        for (pool, cost) in self.pools.iter().zip(&costs) {
+            for _ in 0..pool.replicas {
+                let mut scheduler = pool.scheduler();
+                if detail {
+                    scheduler.record_detail();
+                }
+                let cost = Box::new(OneCost(Rc::clone(cost))) as Box<dyn StepCost>;
+                replicas.push((scheduler, cost));
             }
-            scheduler
+        }
+        let router = self.router(seed);
+        let (totals, observer, steps) = if self.pools.len() == 1 {
+            let simulation = Simulation::new(replicas, router, workload, observer, options);
+            let (totals, observer) = self.surrounded(simulation, seed).run();
+            (totals, observer, None)
+        } else {
+            // Behind a pointer, so that the engine's loop is compiled once for all of these.
+            let pools: Vec<u16> = self.pools.iter().map(|pool| pool.replicas).collect();
+            let mut both = (observer, PoolSteps::new(&pools));
+            let watcher: &mut dyn Observer = &mut both;
+            let simulation = Simulation::new(replicas, router, workload, watcher, options);
+            let (totals, _) = self.surrounded(simulation, seed).run();
+            (totals, both.0, Some(both.1))
         };
-        let replicas = (0..self.scenario.replicas())
-            .map(|_| (scheduler(), Box::new(OneCost(Rc::clone(&cost))) as Box<_>))
-            .collect();
-        let simulation = Simulation::new(replicas, self.router(seed), workload, observer, options);
-        let (totals, observer) = self.surrounded(simulation, seed).run();
-        let cost = Rc::try_unwrap(cost).expect("the replicas are gone").into_inner();
-        Simulated { totals, observer, cost }
+        let cost = |cost: Rc<RefCell<CalibratedCost>>| {
+            Rc::try_unwrap(cost).expect("the replicas are gone").into_inner()
+        };
+        let priced = Priced { costs: costs.into_iter().map(cost).collect(), steps };
+        Simulated { totals, observer, priced }
     }
 
-    /// The same schedulers, whose steps last as long as those of `other`.
+    /// The same schedulers, whose steps last as long as those of `other`: of its pool of the same
+    /// name, else of its first.
     pub fn priced_as(&self, other: &Deployment<'_>) -> Self {
-        Self { cost: other.cost.clone(), ..self.clone() }
+        let mut priced = self.clone();
+        for pool in &mut priced.pools {
+            let same = other.pools.iter().find(|theirs| theirs.name == pool.name);
+            pool.cost = same.unwrap_or(&other.pools[0]).cost.clone();
+        }
+        priced
     }
 
     /// A closed loop with a duration is cut off at the deadline; an open loop drains unless told
@@ -279,9 +323,20 @@ impl<'a> Deployment<'a> {
 
     /// The requests of a run with `seed`.
     pub fn workload(&self, seed: u64) -> Box<dyn Workload> {
-        let turn_round = self.profiles.deployment.profile.client_turn_round.value.get();
+        let turn_round = self.first().profiles.deployment.profile.client_turn_round.value.get();
         requests(self.scenario, SimDuration::from_secs_f64(turn_round), seed)
     }
+}
+
+/// A pool as its row of the summary names it.
+fn measured(kind: &Kind<'_>) -> Option<PoolMeasure> {
+    Some(PoolMeasure {
+        name: kind.pool?.to_owned(),
+        model: kind.model.name.clone(),
+        instance: kind.hardware.instance.name.clone(),
+        engine: kind.engine.name.to_string(),
+        price: kind.hardware.price.as_ref().map(|price| price.usd),
+    })
 }
 
 fn targets(slo: &SloSpec) -> Slo {
@@ -315,20 +370,29 @@ pub fn requests_without_answers(scenario: &Scenario, seed: u64) -> Option<Box<dy
     (!waits).then(|| requests(scenario, SimDuration::ZERO, seed))
 }
 
-/// The profiles that price a scenario's steps: its own file's, else those of the environment that
-/// it names.
+/// The profiles that price the steps of a scenario without pools.
 pub fn profiles(scenario: &Scenario) -> Result<Profiles, CostError> {
-    let hardware = &scenario.hardware;
-    let (instance, name) = (&hardware.instance, hardware.deployment.as_str());
-    Ok(match &hardware.profile {
+    profiles_of(&scenario.kinds()[0])
+}
+
+/// The profiles that price the steps of a machine: its own file's, else those of the environment
+/// that it names.
+pub fn profiles_of(kind: &Kind<'_>) -> Result<Profiles, CostError> {
+    let (instance, name) = (&kind.hardware.instance, kind.hardware.deployment.as_str());
+    Ok(match &kind.hardware.profile {
         Some(own) => Profiles::with_deployment(instance, (**own).clone(), name)?,
-        None => Profiles::look_up(instance, scenario.engine.name.base(), Some(name))?,
+        None => Profiles::look_up(instance, kind.engine.name.base(), Some(name))?,
     })
 }
 
-/// The memory plan of a scenario, whether or not it fits.
+/// The memory plan of a scenario without pools, whether or not it fits.
 pub fn memory_plan(scenario: &Scenario) -> MemoryPlan {
-    MemoryPlan::new(&engine_config::memory_request(scenario))
+    memory_plan_of(&scenario.kinds()[0])
+}
+
+/// The memory plan of a machine, whether or not it fits.
+pub fn memory_plan_of(kind: &Kind<'_>) -> MemoryPlan {
+    MemoryPlan::new(&engine_config::memory_request(kind))
 }
 
 /// What came out of a run.
@@ -336,12 +400,10 @@ pub fn memory_plan(scenario: &Scenario) -> MemoryPlan {
 pub struct Simulated<O> {
     pub totals: RunTotals,
     pub observer: O,
-    /// The cost model as the run has left it: it remembers prices, and knows what it was asked
-    /// outside of its range.
-    pub cost: CalibratedCost,
+    pub priced: Priced,
 }
 
-/// The cost model of one run, which all its replicas ask.
+/// The cost model of one pool in one run, which all its replicas ask.
 struct OneCost(Rc<RefCell<CalibratedCost>>);
 
 impl StepCost for OneCost {

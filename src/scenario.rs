@@ -45,7 +45,7 @@ use crate::workload::{
 
 pub use defaults::EffectiveSettings;
 pub use diagnostic::Diagnostics;
-pub use fleet::FleetSpec;
+pub use fleet::{FleetSpec, Kind, KindSpec, PoolSpec};
 pub use load::{
     DEFAULT_SCENARIO, DiskFiles, MemoryFiles, ReadFile, Source, Template, embedded, embedded_names,
     load, load_with, open,
@@ -56,7 +56,8 @@ pub use settings::EngineSettings;
 pub use shape::check_value;
 
 /// What to simulate, complete and consistent. As JSON it has the keys of the file, with the
-/// defaults filled in.
+/// defaults filled in. Of a fleet with pools, model, machine and engine are those of the first:
+/// [`Scenario::kinds`] has all.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Scenario {
@@ -296,6 +297,9 @@ pub struct TenantSpec {
     /// Relative to the other tenants'; above zero.
     pub share: f64,
     pub priority: i32,
+    /// The model that it asks for; `None` where there is only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     pub lengths: LengthSpec,
     pub shared_prefix: Option<SharedPrefix>,
     pub sessions: Option<Sessions>,

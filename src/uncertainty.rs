@@ -15,7 +15,7 @@ use crate::cost::CostTerm;
 use crate::cost::profile::lookup::Match;
 use crate::cost::spread::{Part, Scales};
 use crate::cost::trust::{Phase, Trust};
-use crate::deploy::Deployment;
+use crate::deploy::{Deployment, Pool};
 use crate::hardware::LinkKind;
 use crate::metrics::Band;
 
@@ -68,10 +68,10 @@ pub struct Spread {
     pub trust: Trust,
 }
 
-/// The parts that this deployment has, each with its error.
-pub fn spreads(deployment: &Deployment<'_>) -> Vec<Spread> {
-    let grades = deployment.cost().grades();
-    let ranks = deployment.scenario().engine.tensor_parallel_size;
+/// The parts that a step of this pool has, each with its error.
+pub fn spreads(pool: &Pool) -> Vec<Spread> {
+    let grades = pool.cost().grades();
+    let ranks = pool.tensor_parallel();
     let parts = Part::ALL.iter().copied().filter(|part| *part != Part::Links || ranks > 1);
     parts
         .map(|part| {
@@ -88,15 +88,15 @@ pub fn spreads(deployment: &Deployment<'_>) -> Vec<Spread> {
                 Part::Step => return Spread { part, sd: STEP, trust: Trust::Fitted },
             };
             let trust = grades.get(phase, term);
-            Spread { part, sd: sd(deployment, part, trust), trust }
+            Spread { part, sd: sd(pool, part, trust), trust }
         })
         .collect()
 }
 
-fn sd(deployment: &Deployment<'_>, part: Part, trust: Trust) -> f64 {
+fn sd(pool: &Pool, part: Part, trust: Trust) -> f64 {
     if let Some(operator) = OPERATORS.iter().find(|operator| operator.part == part) {
         let median = match trust {
-            Trust::Measured | Trust::Fitted => own_median(deployment, operator),
+            Trust::Measured | Trust::Fitted => own_median(pool, operator),
             Trust::Transferred => operator.transferred,
             Trust::Datasheet => operator.nominal,
             // Kernels that nobody timed: GPTQ before Marlin is 26 % off in the middle.
@@ -114,26 +114,25 @@ fn sd(deployment: &Deployment<'_>, part: Part, trust: Trust) -> f64 {
     match part {
         // Copies reach between 0.45 and 0.82 of the bandwidth, whoever makes them.
         Part::Copies => of_grade.min(0.25),
-        Part::Links => of_grade.max(of_links(deployment)),
+        Part::Links => of_grade.max(of_links(pool)),
         _ => of_grade,
     }
 }
 
 /// Collectives through host memory differ 3-5 times between environments on one instance type: the
 /// middle of 4 is two standard deviations.
-fn of_links(deployment: &Deployment<'_>) -> f64 {
-    let link = deployment.scenario().hardware.instance.interconnect.as_ref();
-    let through_host = link.is_some_and(|link| link.link == LinkKind::PcieHostMemory);
-    let found = deployment.profiles().interconnect.as_ref();
+fn of_links(pool: &Pool) -> f64 {
+    let through_host = pool.link() == Some(LinkKind::PcieHostMemory);
+    let found = pool.profiles().interconnect.as_ref();
     let exact = found.is_some_and(|found| found.matched == Match::Exact);
     if through_host && !exact { 0.70 } else { 0.0 }
 }
 
 /// The median residual of the GPU's own surface on rows held out from its fit, over its sources.
-fn own_median(deployment: &Deployment<'_>, operator: &Operator) -> f64 {
+fn own_median(pool: &Pool, operator: &Operator) -> f64 {
     /// What surfaces of this kind come to that do not say.
     const UNSAID: f64 = 0.06;
-    let fits = &deployment.profiles().gpu.profile.fits;
+    let fits = &pool.profiles().gpu.profile.fits;
     let medians: Vec<f64> = fits
         .iter()
         .filter(|fit| fit.surface == operator.surface)
@@ -169,23 +168,38 @@ impl Deviation {
     }
 }
 
+/// The parts that the steps of any pool have.
+pub fn parts(deployment: &Deployment<'_>) -> Vec<Part> {
+    let of_pools: Vec<Spread> = deployment.pools().iter().flat_map(spreads).collect();
+    let has = |part: &Part| of_pools.iter().any(|spread| spread.part == *part && spread.sd > 0.0);
+    Part::ALL.iter().copied().filter(has).collect()
+}
+
 /// The deviation of each figure that `evaluate` gives of a deployment. It is called for the
 /// deployment and for some twenty variations of it, on all threads of the current pool. `None` for a
 /// figure that is not above zero.
+///
+/// A part is slower in all pools at once, in each by its own error: what is wrong with the model of
+/// a kernel is wrong wherever that runs.
 pub fn deviations(
     deployment: &Deployment<'_>,
     evaluate: impl Fn(&Deployment<'_>) -> Vec<Option<f64>> + Sync,
 ) -> Vec<Option<Deviation>> {
-    let variations: Vec<Scales> = spreads(deployment)
-        .into_iter()
-        .filter(|spread| spread.sd > 0.0)
-        .flat_map(|Spread { part, sd, .. }| [sd, -sd].map(|sd| Scales::ONE.with(part, sd.exp())))
-        .collect();
-    let mut figures: Vec<Vec<Option<f64>>> = std::iter::once(Scales::ONE)
+    let of_pools: Vec<Vec<Spread>> = deployment.pools().iter().map(spreads).collect();
+    let varied = |part: Part, sign: f64| -> Vec<Scales> {
+        let scales = |spreads: &Vec<Spread>| {
+            let own = spreads.iter().find(|spread| spread.part == part);
+            own.map_or(Scales::ONE, |own| Scales::ONE.with(part, (sign * own.sd).exp()))
+        };
+        of_pools.iter().map(scales).collect()
+    };
+    let variations = parts(deployment).into_iter();
+    let variations = variations.flat_map(|part| [1.0, -1.0].map(|sign| varied(part, sign)));
+    let mut figures: Vec<Vec<Option<f64>>> = std::iter::once(vec![Scales::ONE; of_pools.len()])
         .chain(variations)
         .collect::<Vec<_>>()
         .into_par_iter()
-        .map(|scales| evaluate(&deployment.scaled(scales)))
+        .map(|scales| evaluate(&deployment.scaled(&scales)))
         .collect();
     let base = figures.remove(0);
     let of = |place: usize| {
@@ -247,7 +261,7 @@ mod tests {
             let found = deviations(deployment, throughput);
             let rate = found[0].unwrap();
             // At least the step's own 5 %, at most that and every part all wrong at once.
-            let most: f64 = spreads(deployment).iter().map(|spread| spread.sd).sum();
+            let most: f64 = spreads(&deployment.pools()[0]).iter().map(|spread| spread.sd).sum();
             assert!((STEP..most).contains(&rate.up) && (STEP..most).contains(&rate.down));
             assert_eq!(found[2], None);
             let band = rate.around(100.0);
@@ -269,7 +283,8 @@ mod tests {
                 "workload.lengths.fixed={ input = 8, output = 8 }",
             ],
             |deployment| {
-                let parts: Vec<Part> = spreads(deployment).iter().map(|s| s.part).collect();
+                let parts: Vec<Part> =
+                    spreads(&deployment.pools()[0]).iter().map(|s| s.part).collect();
                 assert!(!parts.contains(&Part::Links) && parts.contains(&Part::Gemm));
             },
         );

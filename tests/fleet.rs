@@ -18,7 +18,7 @@ use servesim::engine::invariants::Invariants;
 use servesim::engine::observer::{NO_REPLICA, Observer, Outcome, RequestRecord};
 use servesim::engine::router::{RouterPolicy, RouterSettings};
 use servesim::engine::{RunOptions, RunTotals, Simulation};
-use servesim::metrics::{Recorder, Summary};
+use servesim::metrics::{PoolSummary, Recorder, Summary};
 use servesim::request::FinishReason;
 use servesim::scenario::{self, DiskFiles, Override, Scenario};
 use servesim::time::{SimDuration, SimTime};
@@ -49,14 +49,14 @@ fn run(name: &str, settings: &[&str]) -> (Summary, Vec<RequestRecord>) {
         Recorder::new(deployment.measure()).with_tenants(deployment.tenants()),
         Records::default(),
     );
-    let (totals, (recorder, Records(mut records))) =
-        deployment.simulate(scenario.workload.seed, observer, false);
+    let run = deployment.simulate_noting(scenario.workload.seed, observer, false);
+    let (totals, (recorder, Records(mut records))) = (run.totals, run.observer);
     records.sort_by_key(|record| record.uid);
     assert!(
         records.iter().map(|record| record.uid).eq(0..totals.requests),
         "every request ends exactly once"
     );
-    (recorder.summary(), records)
+    (run.priced.summary(recorder), records)
 }
 
 const SHARED: &str = "examples/prefix-aware-fleet";
@@ -296,6 +296,111 @@ fn each_tenant_is_held_to_its_own_targets() {
     assert_eq!((slo("interactive").attainment, slo("batch").attainment), (Some(0.0), Some(1.0)));
     let counted: f64 = summary.tenants.values().map(|tenant| tenant.completed.get()).sum();
     assert_eq!(counted, records.len() as f64);
+}
+
+const TWO_KINDS: &str = "what-if/two-kinds-of-machines";
+const TWO_MODELS: &str = "what-if/two-models";
+
+#[test]
+fn pools_add_up_to_the_run_and_each_is_paid_for_at_its_own_price() {
+    for (name, more) in [
+        (TWO_KINDS, &["workload.num-requests=200"][..]),
+        (TWO_MODELS, &["workload.num-requests=200"]),
+        (
+            TWO_KINDS,
+            &["workload.num-requests=200", "fleet.failures={ mtbf = \"20s\", mttr = \"5s\" }"],
+        ),
+    ] {
+        let (summary, records) = run(name, more);
+        let fleet = summary.fleet.clone().expect("a fleet");
+        let sum = |of: fn(&PoolSummary) -> f64| summary.pools.values().map(of).sum::<f64>();
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs().max(1.0);
+        let taken = records.iter().filter(|record| record.replica != NO_REPLICA).count();
+        assert_eq!(sum(|pool| pool.requests.get()), taken as f64, "{name}");
+        assert_eq!(sum(|pool| pool.output_tokens.get()), summary.generated_tokens.get(), "{name}");
+        assert!(near(sum(|pool| pool.busy_s), summary.time.busy_s), "{name}");
+        assert!(near(sum(|pool| pool.machine_hours), fleet.machine_hours), "{name}");
+        assert!(near(sum(|pool| pool.usd.unwrap()), fleet.usd.unwrap()), "{name}");
+        assert_eq!(sum(|pool| pool.failures.get()), fleet.failures.get(), "{name}");
+        // Dollars per hour of the mean machines; per token of what was generated in that time.
+        let hours = fleet.machine_hours / fleet.machines;
+        let usd_per_hour = summary.usd_per_hour.unwrap();
+        assert!(near(usd_per_hour * hours, fleet.usd.unwrap()), "{name}: {usd_per_hour}");
+        let per_million = summary.usd_per_1m_output_tokens.unwrap();
+        assert!(near(per_million * summary.output_throughput * 0.0036, usd_per_hour), "{name}");
+        for (pool, row) in &summary.pools {
+            let price = if row.instance.starts_with("g6") { 0.97 } else { 1.2 };
+            let per_machine = row.usd.unwrap() / row.machine_hours;
+            assert!(per_machine >= price && per_machine < 6.0, "{pool}: {per_machine}");
+            let of_pool = summary.replicas.iter().filter(|r| r.pool.as_ref() == Some(pool));
+            let requests: f64 = of_pool.map(|replica| replica.requests.get()).sum();
+            assert_eq!(requests, row.requests.get(), "{pool}");
+            let shares: f64 = row.trust_shares.values().sum();
+            assert!(row.busy_s == 0.0 || near(shares, 1.0), "{pool}: {shares}");
+        }
+    }
+}
+
+#[test]
+fn a_tenant_is_served_by_the_pools_that_have_its_model() {
+    let settings = ["workload.num-requests=300", "fleet.lost-requests=fail"];
+    let scenario = load(TWO_MODELS, &settings);
+    let serving = scenario.fleet_rules(1).expect("pools").serving;
+    let kinds = scenario.kinds();
+    let ends: Vec<u16> = kinds
+        .iter()
+        .scan(0, |end, kind| {
+            *end += kind.rules.replicas();
+            Some(*end)
+        })
+        .collect();
+    let (summary, records) = run(TWO_MODELS, &settings);
+    let mut seen = vec![0; kinds.len()];
+    for record in records.iter().filter(|record| record.replica != NO_REPLICA) {
+        let pool = ends.iter().position(|&end| record.replica < end).expect("a replica");
+        assert!(serving[usize::from(record.tenant)].contains(&(pool as u16)), "{record:?}");
+        seen[pool] += 1;
+    }
+    assert!(seen.iter().all(|&n| n > 20), "{seen:?}");
+    assert!(summary.failed_by_reason["replica-failed"].get() > 0.0);
+    // One model is down altogether, and the other does not notice.
+    let down = [&settings[..], &["fleet.pools.large.machines=1", "fleet.outages.crash.machine=0"]];
+    let (summary, records) = run(TWO_MODELS, &down.concat());
+    let unavailable = summary.failed_by_reason["unavailable"].get();
+    assert!(unavailable > 5.0, "{unavailable}");
+    let turned_away = records.iter().filter(|record| record.replica == NO_REPLICA);
+    let mut turned_away = turned_away.map(|record| &serving[usize::from(record.tenant)]);
+    assert!(turned_away.all(|pools| *pools == [0]), "only those who ask for the large model");
+}
+
+#[test]
+fn each_pool_steps_at_its_own_pace_and_weights_move_requests() {
+    let share = |weight: &str, router: &str| {
+        let weight = format!("fleet.pools.l4.weight={weight}");
+        let router = format!("fleet.router={router}");
+        let (summary, _) = run(TWO_KINDS, &["workload.num-requests=300", &weight, &router]);
+        summary.pools["l4"].requests.get() / 300.0
+    };
+    assert_eq!((share("1.0", "round-robin"), share("0.5", "round-robin")), (0.5, 1.0 / 3.0));
+    assert!(share("0.25", "least-outstanding") < share("1.0", "least-outstanding") - 0.1);
+    let (_, records) = run(TWO_KINDS, &["workload.num-requests=300"]);
+    let pace = |replicas: std::ops::Range<u16>| {
+        let of = records.iter().filter(|r| replicas.contains(&r.replica) && r.output_tokens > 20);
+        let gaps = of.filter_map(|r| {
+            let first = r.first_token?;
+            Some(r.ended.since(first).as_secs_f64() / f64::from(r.output_tokens - 1))
+        });
+        gaps.fold(f64::INFINITY, f64::min)
+    };
+    let (a10g, l4) = (pace(0..2), pace(2..4));
+    assert!(l4 > 1.5 * a10g, "an L4 has half the bandwidth: {a10g} {l4}");
+}
+
+#[test]
+fn a_pool_that_does_not_fit_is_named() {
+    let scenario = load(TWO_MODELS, &["fleet.pools.large.engine.tensor-parallel-size=1"]);
+    let error = Deployment::new(&scenario).expect_err("64 GB on one A10G").to_string();
+    assert!(error.starts_with("pool large: vllm-0.32 does not start"), "{error}");
 }
 
 /// Everything around the replicas at once, on every engine.

@@ -26,6 +26,28 @@ fn refuse_trace(scenario: &Scenario) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Each machine of the catalogue is tried in the place of the scenario's, as many as that has.
+fn refuse_changing_fleets(scenario: &Scenario) -> Result<(), Failure> {
+    let Some(fleet) = &scenario.fleet else { return Ok(()) };
+    let (has, help) = if !fleet.pools.is_empty() {
+        (
+            "pools",
+            "leave [fleet.pools] out; `servesim capacity` without --cheapest takes them as they are",
+        )
+    } else if fleet.autoscaling.is_some() {
+        (
+            "machines that come and go",
+            "leave [fleet.autoscaling] out: the answer says how many machines",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Failure::bad_input(format!(
+        "--cheapest asks which machine and how many, and the scenario's fleet has {has}\n  = help: \
+         {help}"
+    )))
+}
+
 fn objective(args: &CapacityArgs, scenario: &Scenario) -> Result<Objective, Failure> {
     if args.slo.is_empty() {
         return match &scenario.measure.slo {
@@ -58,15 +80,15 @@ fn one(args: &CapacityArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let over = searched(args, &scenario);
     let found = match capacity::search(&scenario, over, &objective) {
         Ok(found) => found,
-        Err(DeployError::DoesNotFit(plan)) => {
-            memory::print(&scenario, &plan, args.format)?;
+        Err(DeployError::DoesNotFit { pool, plan }) => {
+            memory::print(&scenario, pool.as_deref(), &plan, args.format)?;
             return Ok(Outcome::Negative);
         }
-        Err(error @ (DeployError::Tgis(_) | DeployError::Tgi(_))) => {
+        Err(error @ DeployError::Refuses { .. }) => {
             output::complain(&format!("does not start: {error}"));
             return Ok(Outcome::Negative);
         }
-        Err(error @ DeployError::Cost(_)) => return Err(Failure::bad_input(error)),
+        Err(error @ DeployError::Cost { .. }) => return Err(Failure::bad_input(error)),
     };
     match args.format {
         Format::Table => {
@@ -108,6 +130,7 @@ fn cheapest(args: &CapacityArgs, registry: &Registry) -> Result<Outcome, Failure
     // What is wrong with every machine is wrong with the input.
     let scenario = scenario_for(&instances[0], 1)?;
     refuse_trace(&scenario)?;
+    refuse_changing_fleets(&scenario)?;
     let objective = objective(args, &scenario)?;
     let over = searched(args, &scenario);
     let wanted = wanted(args, &scenario, over);

@@ -169,15 +169,15 @@ fn deployment<'a>(
 ) -> Result<Option<Deployment<'a>>, Failure> {
     match Deployment::new(scenario) {
         Ok(deployment) => Ok(Some(deployment)),
-        Err(DeployError::DoesNotFit(plan)) => {
-            memory::print(scenario, &plan, format)?;
+        Err(DeployError::DoesNotFit { pool, plan }) => {
+            memory::print(scenario, pool.as_deref(), &plan, format)?;
             output::complain(&format!("{side} does not start"));
             Ok(None)
         }
-        Err(error @ (DeployError::Tgis(_) | DeployError::Tgi(_))) => {
+        Err(error @ DeployError::Refuses { .. }) => {
             output::complain(&format!("{side} does not start: {error}"));
             Ok(None)
         }
-        Err(error @ DeployError::Cost(_)) => Err(Failure::bad_input(error)),
+        Err(error @ DeployError::Cost { .. }) => Err(Failure::bad_input(error)),
     }
 }

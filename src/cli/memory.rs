@@ -1,6 +1,6 @@
 //! `servesim memory`: where the memory of a GPU goes, and whether the engine starts.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::args::{Format, MemoryArgs};
 use super::output::{Content, OutDir};
@@ -9,56 +9,106 @@ use crate::deploy;
 use crate::kv_cache::memory_plan::MemoryPlan;
 use crate::report::style::count;
 use crate::report::{Listing, Style};
-use crate::scenario::{Registry, Scenario};
+use crate::scenario::{Kind, Registry, Scenario};
 use crate::units::Bytes;
 
 pub fn run(args: &MemoryArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let scenario = input::scenario(&args.scenario, registry)?;
-    let plan = deploy::memory_plan(&scenario);
+    let kinds = scenario.kinds();
+    let plans: Vec<_> = kinds.iter().map(|kind| (*kind, deploy::memory_plan_of(kind))).collect();
     if let Some(out) = &args.out {
         let file = |name, bytes| (name, vec![Content::Bytes(bytes)]);
         OutDir::create(out)?.write(vec![
-            file("memory.json", json_bytes(&scenario, &plan)),
-            file("memory.csv", items(&plan).to_csv()),
+            file("memory.json", json_bytes(&scenario, &plans)),
+            file("memory.csv", csv_items(&plans).to_csv()),
         ])?;
     }
-    print(&scenario, &plan, args.format)?;
-    Ok(if plan.fits() { Outcome::Done } else { Outcome::Negative })
+    print_all(&scenario, &plans, args.format)?;
+    let all_fit = plans.iter().all(|(_, plan)| plan.fits());
+    Ok(if all_fit { Outcome::Done } else { Outcome::Negative })
 }
 
-/// Prints a plan and its verdict.
-pub fn print(scenario: &Scenario, plan: &MemoryPlan, format: Format) -> Result<(), Failure> {
+/// Prints the plan of a pool, or of a deployment without pools, and its verdict.
+pub fn print(
+    scenario: &Scenario,
+    pool: Option<&str>,
+    plan: &MemoryPlan,
+    format: Format,
+) -> Result<(), Failure> {
+    let kind = scenario.kinds().into_iter().find(|kind| kind.pool == pool);
+    let kind = kind.expect("a pool of the scenario");
+    print_all(scenario, &[(kind, plan.clone())], format)
+}
+
+fn print_all(
+    scenario: &Scenario,
+    plans: &[(Kind<'_>, MemoryPlan)],
+    format: Format,
+) -> Result<(), Failure> {
     match format {
-        Format::Table => output::print(render(scenario, plan, output::stdout_style()).as_bytes()),
-        Format::Json => output::print(&json_bytes(scenario, plan)),
-        Format::Csv => list::print(&items(plan), Format::Csv),
+        Format::Table => {
+            let style = output::stdout_style();
+            let texts: Vec<String> =
+                plans.iter().map(|(kind, plan)| render(kind, plan, style)).collect();
+            let mut text = texts.join("\n");
+            // The load that is assumed where none is given has no part in this.
+            let of_load =
+                |note: &&String| note.starts_with("no load") || note.starts_with("no lengths");
+            for note in scenario.notes.iter().filter(|note| !of_load(note)) {
+                text.push_str(&style.dim(&format!("note: {note}")));
+                text.push('\n');
+            }
+            output::print(text.as_bytes())
+        }
+        Format::Json => output::print(&json_bytes(scenario, plans)),
+        Format::Csv => list::print(&csv_items(plans), Format::Csv),
     }
 }
 
-fn json_bytes(scenario: &Scenario, plan: &MemoryPlan) -> Vec<u8> {
-    crate::report::json::pretty(&json!({ "scenario": scenario, "memory": plan }))
+fn json_bytes(scenario: &Scenario, plans: &[(Kind<'_>, MemoryPlan)]) -> Vec<u8> {
+    crate::report::json::pretty(&match plans {
+        [(Kind { pool: None, .. }, plan)] => json!({ "scenario": scenario, "memory": plan }),
+        plans => {
+            let row = |(kind, plan): &(Kind<'_>, MemoryPlan)| {
+                (kind.pool.unwrap_or_default().to_owned(), json!(plan))
+            };
+            let pools: Map<_, _> = plans.iter().map(row).collect();
+            json!({ "scenario": scenario, "pools": pools })
+        }
+    })
 }
 
-/// One row per item; the signed bytes of all rows add up to zero.
-fn items(plan: &MemoryPlan) -> Listing {
-    let mut listing = Listing::new(&[
+fn csv_items(plans: &[(Kind<'_>, MemoryPlan)]) -> Listing {
+    let plans: Vec<_> = plans.iter().map(|(kind, plan)| (kind.pool, plan)).collect();
+    items(&plans)
+}
+
+/// One row per item; the signed bytes of all rows of a plan add up to zero.
+fn items(plans: &[(Option<&str>, &MemoryPlan)]) -> Listing {
+    let of_pool = plans.iter().any(|(pool, _)| pool.is_some());
+    let first = if of_pool { &[("pool", "pool")][..] } else { &[] };
+    let columns = [
         ("item", "per GPU"),
         ("bytes", "bytes"),
         ("gib", "GiB"),
         ("provenance", "number is"),
         ("detail", "from"),
-    ]);
+    ];
+    let mut listing = Listing::new(&[first, &columns].concat());
+    for (pool, plan) in plans {
+        let pool = pool.filter(|_| of_pool).map(Value::from);
+        items_of(pool.as_ref(), plan, &mut listing);
+    }
+    listing
+}
+
+fn items_of(pool: Option<&Value>, plan: &MemoryPlan, listing: &mut Listing) {
     let mut row = |item: &str, negative: bool, bytes: Bytes, provenance: Value, detail: String| {
         let sign = if negative { -1.0 } else { 1.0 };
         let gib = (bytes.as_gib() * 1000.0).round() / 1000.0;
         let signed = if negative { -(bytes.get() as i64) } else { bytes.get() as i64 };
-        listing.push(vec![
-            item.into(),
-            signed.into(),
-            (sign * gib).into(),
-            provenance,
-            detail.into(),
-        ]);
+        let cells = [item.into(), signed.into(), (sign * gib).into(), provenance, detail.into()];
+        listing.push(pool.cloned().into_iter().chain(cells).collect());
     };
     let memory = format!("{}, as PyTorch sees it", plan.gpu);
     row("memory", false, plan.gpu_memory, Value::Null, memory);
@@ -76,18 +126,18 @@ fn items(plan: &MemoryPlan) -> Listing {
     if plan.shortfall > Bytes::ZERO {
         row("missing", false, plan.shortfall, Value::Null, String::new());
     }
-    listing
 }
 
-fn render(scenario: &Scenario, plan: &MemoryPlan, style: Style) -> String {
+fn render(kind: &Kind<'_>, plan: &MemoryPlan, style: Style) -> String {
     let ranks = plan.tensor_parallel_size;
     let spread = if ranks == 1 { String::new() } else { format!(", on each of {ranks} GPUs") };
+    let whose = kind.pool.map_or(String::new(), |name| format!("pool {name}: "));
     let title = format!(
-        "{} ({}) under {} on {}{spread}",
-        plan.model, plan.precision, scenario.engine.name, scenario.hardware.instance.name
+        "{whose}{} ({}) under {} on {}{spread}",
+        plan.model, plan.precision, kind.engine.name, kind.hardware.instance.name
     );
     let mut text = format!("{}\n\n", style.bold(&title));
-    text.push_str(&items(plan).to_table());
+    text.push_str(&items(&[(None, plan)]).to_table());
     text.push('\n');
     let verdict = &plan.verdict;
     match &verdict.refusal {
@@ -113,9 +163,7 @@ fn render(scenario: &Scenario, plan: &MemoryPlan, style: Style) -> String {
     } else if verdict.refusal.is_some() {
         text.push_str("no change of one or two settings would make it fit\n");
     }
-    // The load that is assumed where none is given has no part in this.
-    let of_load = |note: &&String| note.starts_with("no load") || note.starts_with("no lengths");
-    for note in plan.notes.iter().chain(scenario.notes.iter().filter(|note| !of_load(note))) {
+    for note in &plan.notes {
         text.push_str(&style.dim(&format!("note: {note}")));
         text.push('\n');
     }

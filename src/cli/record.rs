@@ -13,15 +13,15 @@ pub fn run(args: &RecordArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let scenario = input::scenario(&args.scenario, registry)?;
     let deployment = match Deployment::new(&scenario) {
         Ok(deployment) => deployment,
-        Err(DeployError::DoesNotFit(plan)) => {
-            memory::print(&scenario, &plan, Format::Table)?;
+        Err(DeployError::DoesNotFit { pool, plan }) => {
+            memory::print(&scenario, pool.as_deref(), &plan, Format::Table)?;
             return Ok(Outcome::Negative);
         }
-        Err(error @ (DeployError::Tgis(_) | DeployError::Tgi(_))) => {
+        Err(error @ DeployError::Refuses { .. }) => {
             output::complain(&format!("does not start: {error}"));
             return Ok(Outcome::Negative);
         }
-        Err(error @ DeployError::Cost(_)) => return Err(Failure::bad_input(error)),
+        Err(error @ DeployError::Cost { .. }) => return Err(Failure::bad_input(error)),
     };
     let record = |out: &mut dyn Write| {
         record_scenario(&deployment, scenario.workload.seed, out).map_err(|error| match error {

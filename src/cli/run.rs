@@ -14,7 +14,7 @@ use super::stopwatch::Stopwatch;
 use super::{Failure, Outcome, input, memory, output};
 use crate::cost::calibrated::{Extrapolation, merge};
 use crate::cost::profile::lookup::{Match, Profiles};
-use crate::deploy::{DeployError, Deployment, Simulated};
+use crate::deploy::{DeployError, Deployment, Pool, Simulated};
 use crate::engine::RunTotals;
 use crate::engine::invariants::Invariants;
 use crate::load_test::{self, Log};
@@ -108,16 +108,16 @@ pub(super) fn deploy(
 ) -> Result<Option<Deployment<'_>>, Failure> {
     match Deployment::new(scenario) {
         Ok(deployment) => Ok(Some(deployment)),
-        Err(DeployError::DoesNotFit(plan)) => {
-            memory::print(scenario, &plan, format)?;
+        Err(DeployError::DoesNotFit { pool, plan }) => {
+            memory::print(scenario, pool.as_deref(), &plan, format)?;
             Ok(None)
         }
-        Err(error @ (DeployError::Tgis(_) | DeployError::Tgi(_))) => {
+        Err(error @ DeployError::Refuses { .. }) => {
             output::complain(&format!("does not start: {error}"));
             Ok(None)
         }
         // What the simulator has no coefficients for is refused, not guessed.
-        Err(error @ DeployError::Cost(_)) => Err(Failure::bad_input(error)),
+        Err(error @ DeployError::Cost { .. }) => Err(Failure::bad_input(error)),
     }
 }
 
@@ -136,7 +136,7 @@ fn expected(
         columns::metrics().filter(|(name, _)| columns::less_is_better(name).is_some()).collect();
     let first = deployment.scenario().workload.seed;
     let seeds = MOST_SEEDS.min(runs.len() as u64);
-    let variations = 2 * uncertainty::spreads(deployment).len() as u64 + 1;
+    let variations = 2 * uncertainty::parts(deployment).len() as u64 + 1;
     let done = RunsDone::new(variations, watch.started());
     let deviations = uncertainty::deviations(deployment, |varied| {
         let summaries: Vec<Summary> = (0..seeds)
@@ -184,16 +184,36 @@ pub(super) fn notes(
     extrapolations: &[Extrapolation],
 ) -> Vec<String> {
     let mut notes = scenario.notes.clone();
-    notes.extend(deployment.plan().notes.iter().cloned());
-    notes.extend(of_another_environment(scenario, deployment.profiles()));
+    let kinds = scenario.kinds();
+    let of_pools: Vec<Vec<String>> = deployment
+        .pools()
+        .iter()
+        .zip(&kinds)
+        .map(|(pool, kind)| {
+            let named = &kind.hardware.deployment;
+            let plan = pool.plan().notes.iter().cloned();
+            plan.chain(of_another_environment(named, pool.profiles())).collect()
+        })
+        .collect();
+    for (pool, noted) in deployment.pools().iter().zip(&of_pools) {
+        for note in noted {
+            let of_all = of_pools.iter().all(|others| others.contains(note));
+            let line = match pool.name().filter(|_| !of_all) {
+                Some(name) => format!("pool {name}: {note}"),
+                None => note.clone(),
+            };
+            if !notes.contains(&line) {
+                notes.push(line);
+            }
+        }
+    }
     notes.extend(extrapolations.iter().map(|e| format!("extrapolated: {e}")));
     notes
 }
 
 /// That nothing was measured in the environment that the scenario names: a slip of the pen would pass
 /// for one.
-fn of_another_environment(scenario: &Scenario, profiles: &Profiles) -> Option<String> {
-    let named = &scenario.hardware.deployment;
+fn of_another_environment(named: &str, profiles: &Profiles) -> Option<String> {
     let Profiles { interconnect, deployment, .. } = profiles;
     let links = interconnect.as_ref().is_some_and(|links| links.matched == Match::Exact);
     if named == "auto" || deployment.matched == Match::Exact || links {
@@ -208,10 +228,21 @@ fn of_another_environment(scenario: &Scenario, profiles: &Profiles) -> Option<St
 /// The profiles that price the steps, how near they are to what was asked for, and the least trusted
 /// number behind each term.
 fn provenance(deployment: &Deployment<'_>) -> Value {
+    match deployment.pools() {
+        [one] => provenance_of(one),
+        pools => {
+            let name = |pool: &Pool| pool.name().unwrap_or_default().to_owned();
+            let pools: Map<_, _> = pools.iter().map(|p| (name(p), provenance_of(p))).collect();
+            object!({ "pools": pools })
+        }
+    }
+}
+
+fn provenance_of(pool: &Pool) -> Value {
     let found =
         |file: &Option<String>, matched: Match| object!({ "file": file, "match": matched.name() });
-    let Profiles { gpu, interconnect, deployment: of_deployment } = deployment.profiles();
-    let terms: Map<_, _> = deployment
+    let Profiles { gpu, interconnect, deployment: of_deployment } = pool.profiles();
+    let terms: Map<_, _> = pool
         .cost()
         .provenance()
         .iter()
@@ -385,7 +416,7 @@ fn one_seed(
             ),
         ),
     );
-    let Simulated { totals, observer, cost } =
+    let Simulated { totals, observer, priced } =
         deployment.simulate_noting(seed, observer, args.step_by_step);
     let (recorder, ((requests, steps), (invariants, (progress, log)))) = observer;
     drop(progress);
@@ -406,10 +437,10 @@ fn one_seed(
     };
     let broken = invariants.map_or_else(Vec::new, Invariants::finish);
     Ok(OneRun {
-        summary: Deployment::summary(recorder, &cost),
+        summary: priced.summary(recorder),
         totals,
         broken,
-        extrapolations: cost.extrapolations().to_vec(),
+        extrapolations: priced.extrapolations(),
         rows,
         seen: log.map(|log| log.run(deployment.scenario(), seed)),
     })

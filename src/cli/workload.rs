@@ -68,16 +68,14 @@ pub fn run(args: &WorkloadCommandArgs, registry: &Registry) -> Result<Outcome, F
 /// Simulates the deployment, and watches what is asked of it.
 fn answered(scenario: &Scenario, seed: u64, watched: &mut Profiler) -> Result<(), Failure> {
     let deployment = Deployment::new(scenario).map_err(|error| match error {
-        DeployError::Cost(_) => Failure::bad_input(error),
+        DeployError::Cost { .. } => Failure::bad_input(error),
         // Who is never answered asks once.
         other => Failure::bad_input(format!(
             "when this workload sends depends on answers, and there are none: {other}"
         )),
     })?;
     let workload = Watched { workload: deployment.workload(seed), at: SimTime::ZERO, watched };
-    let replicas = (0..scenario.replicas())
-        .map(|_| (deployment.scheduler(), deployment.step_cost()))
-        .collect();
+    let replicas = deployment.replicas();
     let options = RunOptions { stop_at: deployment.stop_at(), ..RunOptions::default() };
     let simulation = Simulation::new(replicas, deployment.router(seed), workload, (), options);
     deployment.surrounded(simulation, seed).run();

@@ -140,7 +140,7 @@ impl<'a> Parts<'a> {
     /// `sections` of `requests` requests in all; fewer than two are none.
     pub fn new(classes: &'a [Class], measure: Measure, requests: u64, sections: usize) -> Self {
         let sections = if sections < 2 { 0 } else { sections };
-        let recorders = |count: usize| vec![Recorder::new(measure); count];
+        let recorders = |count: usize| vec![Recorder::new(measure.clone()); count];
         Self {
             classes,
             section: requests.div_ceil(sections.max(1) as u64).max(1),

@@ -8,7 +8,7 @@ use crate::kv_cache::memory_plan::{MemoryPlan, MemoryRequest, TgiMemory, TgisMem
 use crate::scenario::defaults::{EffectiveSettings, TgiEffective, TgisEffective, VllmEffective};
 use crate::scenario::registry::{Configured, Server};
 use crate::scenario::settings::{AutoOr, SchedulingPolicy};
-use crate::scenario::{EngineSpec, Scenario};
+use crate::scenario::{EngineSpec, Kind};
 use crate::scheduler::Scheduler;
 use crate::scheduler::rules::RuleTexts;
 use crate::scheduler::static_batch::{StaticBatch, StaticConfig};
@@ -17,22 +17,17 @@ use crate::scheduler::tgis::{BatchType, ShardMemory, Tgis, TgisConfig, WeightRul
 use crate::scheduler::vllm_v0::{VllmV0, VllmV0Config, VllmV0Rules};
 use crate::scheduler::vllm_v1::{Policy, VllmV1, VllmV1Config, VllmV1Rules};
 
-use super::DeployError;
+use super::RouterError;
 
-pub(super) fn memory_request(scenario: &Scenario) -> MemoryRequest<'_> {
-    let hardware = &scenario.hardware;
+pub(super) fn memory_request<'a>(kind: &Kind<'a>) -> MemoryRequest<'a> {
+    let (hardware, engine) = (kind.hardware, kind.engine);
     let mut request = MemoryRequest {
-        kv_cache_dtype: scenario.kv_cache_dtype,
-        tensor_parallel_size: scenario.engine.tensor_parallel_size,
+        kv_cache_dtype: kind.kv_cache_dtype,
+        tensor_parallel_size: engine.tensor_parallel_size,
         instance_gpus: hardware.instance.num_gpus,
-        ..MemoryRequest::new(
-            scenario.engine.name.base(),
-            &scenario.model,
-            scenario.precision,
-            hardware.gpu(),
-        )
+        ..MemoryRequest::new(engine.name.base(), kind.model, kind.precision, hardware.gpu())
     };
-    match &scenario.engine.effective {
+    match &engine.effective {
         EffectiveSettings::Vllm(s) => {
             request.vllm = VllmMemory {
                 gpu_memory_utilization: Some(s.gpu_memory_utilization),
@@ -99,15 +94,19 @@ pub enum EngineConfig {
 }
 
 impl EngineConfig {
-    /// From the scenario and what the memory plan found; the router's own checks at start included.
-    pub(super) fn new(scenario: &Scenario, plan: &MemoryPlan) -> Result<Self, DeployError> {
-        let engine = scenario.engine.name.base();
-        if let Some(custom) = &scenario.engine.custom {
-            let server = server(&scenario.engine.effective, plan);
+    /// From the settings and what the memory plan found; the router's own checks at start included.
+    /// `share` is whether any two prompts may have a beginning in common.
+    pub(super) fn new(
+        kind: &Kind<'_>,
+        share: bool,
+        plan: &MemoryPlan,
+    ) -> Result<Self, RouterError> {
+        let engine = kind.engine.name.base();
+        if let Some(custom) = &kind.engine.custom {
+            let server = server(&kind.engine.effective, plan);
             return Ok(Self::Custom(Arc::clone(custom), server));
         }
-        let share = scenario.workload.prompts_share();
-        Ok(match &scenario.engine.effective {
+        Ok(match &kind.engine.effective {
             EffectiveSettings::Tgis(s) => {
                 let config = tgis(engine, s, plan);
                 config.check()?;

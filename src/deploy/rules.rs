@@ -26,5 +26,5 @@ fn of(engine: EngineName) -> Option<RuleTexts> {
     let scenario = scenario::load(&Source::Flags, &flags, &MemoryFiles::default())
         .expect("the reference is a scenario");
     let deployment = Deployment::new(&scenario).expect("the reference starts under every engine");
-    deployment.engine.rules()
+    deployment.engine_config().rules()
 }

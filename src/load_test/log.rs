@@ -27,7 +27,7 @@ pub struct Log {
 
 impl Log {
     pub fn new(measure: Measure) -> Self {
-        let vllm = Measure { convention: Convention::Vllm, ..measure };
+        let vllm = Measure { convention: Convention::Vllm, ..measure.clone() };
         Self {
             records: Vec::new(),
             recorder: Recorder::new(vllm),

@@ -73,7 +73,7 @@ fn scenario(text: &str, convention: Convention) -> Scenario {
 fn simulate(scenario: &Scenario) -> (Summary, Run) {
     let deployment = Deployment::new(scenario).unwrap();
     let measure = deployment.measure();
-    let observer = (Recorder::new(measure), Log::new(measure));
+    let observer = (Recorder::new(measure.clone()), Log::new(measure));
     let (_, (recorder, log)) = deployment.simulate(scenario.workload.seed, observer, false);
     (recorder.summary(), log.run(scenario, scenario.workload.seed))
 }

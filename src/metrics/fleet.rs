@@ -1,7 +1,10 @@
 //! The replicas of a run, one by one.
 
+use std::iter::repeat;
+
 use serde::{Deserialize, Serialize};
 
+use super::pools::{self, PoolMeasure};
 use super::summary::Count;
 use crate::engine::observer::{FleetReport, ReplicaReport};
 use crate::time::SimDuration;
@@ -21,9 +24,12 @@ pub struct ReplicaSummary {
     /// How often its machine has failed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: Count,
+    /// The pool that it is of, where there are pools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
 }
 
-fn is_zero(count: &Count) -> bool {
+pub(super) fn is_zero(count: &Count) -> bool {
     count.get() == 0.0
 }
 
@@ -43,11 +49,12 @@ pub struct FleetSummary {
 }
 
 impl FleetSummary {
-    /// `price` is that of one machine.
+    /// `price` is that of one machine, where all are of one kind.
     pub(super) fn of(
         report: &FleetReport,
         retries: u64,
         price: Option<UsdPerHour>,
+        pools: &[PoolMeasure],
     ) -> Option<Self> {
         if report.pools.is_empty() {
             return None;
@@ -55,11 +62,17 @@ impl FleetSummary {
         let paid: SimDuration = report.pools.iter().map(|pool| pool.machine_time).sum();
         let (paid_s, end_s) = (paid.as_secs_f64(), report.end.as_secs_f64());
         let machine_hours = paid_s / 3600.0;
+        let usd = if pools.is_empty() {
+            price.map(|price| price.get() * machine_hours)
+        } else {
+            let of_all = pools::usd_per_hour(report, pools);
+            of_all.map(|price| price.get() * end_s / 3600.0)
+        };
         Some(Self {
             machines: if end_s > 0.0 { paid_s / end_s } else { 0.0 },
             most_machines: Count::new(report.most_machines.into()),
             machine_hours,
-            usd: price.map(|price| price.get() * machine_hours),
+            usd,
             failures: Count::new(report.failures.into()),
             retries: Count::new(retries),
         })
@@ -68,9 +81,14 @@ impl FleetSummary {
 
 impl ReplicaSummary {
     /// A row for each, where there is more than one.
-    pub(super) fn of(replicas: &[ReplicaReport]) -> Vec<Self> {
-        let several = replicas.len() > 1;
-        replicas.iter().filter(|_| several).map(Self::row).collect()
+    pub(super) fn of(report: &FleetReport, pools: &[PoolMeasure]) -> Vec<Self> {
+        let several = report.replicas.len() > 1;
+        let names = pools
+            .iter()
+            .zip(&report.pools)
+            .flat_map(|(pool, done)| std::iter::repeat_n(Some(&pool.name), done.replicas.into()));
+        let rows = report.replicas.iter().filter(|_| several).zip(names.chain(repeat(None)));
+        rows.map(|(replica, pool)| Self { pool: pool.cloned(), ..Self::row(replica) }).collect()
     }
 
     fn row(replica: &ReplicaReport) -> Self {
@@ -83,6 +101,7 @@ impl ReplicaSummary {
             busy_s,
             up_s,
             failures: Count::new(replica.failures.into()),
+            pool: None,
         }
     }
 }

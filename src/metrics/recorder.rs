@@ -1,7 +1,10 @@
 //! The observer from which every summary is made.
 
+use std::sync::Arc;
+
 use super::convention::Convention;
 use super::distribution::Distribution;
+use super::pools::PoolMeasure;
 use super::slo::{Slo, SloTally, divide};
 use super::steps::StepTotals;
 use super::summary::Summary;
@@ -18,7 +21,7 @@ use crate::time::{SimDuration, SimTime};
 use crate::units::UsdPerHour;
 
 /// What is to be measured, and against what.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Measure {
     pub convention: Convention,
     /// Requests that arrive before it are left out of the summary, and so are the token gaps, the
@@ -31,8 +34,10 @@ pub struct Measure {
     pub replicas: u16,
     /// Machines that are there all the time, where none come and go.
     pub machines: u32,
-    /// Of one machine, idle GPUs included.
+    /// Of one machine, idle GPUs included; where there are pools, each has its own.
     pub price: Option<UsdPerHour>,
+    /// In the order of their replicas; none where all machines are of one kind.
+    pub pools: Arc<[PoolMeasure]>,
 }
 
 /// Distributions over the requests that were answered, and over token gaps.
@@ -465,7 +470,8 @@ pub(super) mod tests {
         for (warm_up, deadline) in [(0, None), (30, Some(90)), (35, Some(85)), (200, Some(210))] {
             let measure =
                 Measure { warm_up: at(warm_up), deadline: deadline.map(at), ..Measure::default() };
-            let (mut jumped, mut stepped) = (Recorder::new(measure), Recorder::new(measure));
+            let (mut jumped, mut stepped) =
+                (Recorder::new(measure.clone()), Recorder::new(measure));
             decode_stretch(&mut jumped, 0, 10, 10, 3);
             for i in 0..10 {
                 decode_step(&mut stepped, 10 * i, 10 * i + 10, 3);

@@ -9,6 +9,7 @@ use super::confidence::{Band, Interval};
 use super::distribution::{Distribution, Figures};
 use super::fleet::{FleetSummary, ReplicaSummary};
 use super::histogram::RELATIVE_ERROR;
+use super::pools::{self, PoolSummary};
 use super::quantile::Quantile;
 use super::recorder::{Recorder, Tally};
 use super::slo::{Slo, SloTally};
@@ -172,6 +173,10 @@ pub struct Summary {
     pub kv_usage_peak: f64,
     pub steps: BTreeMap<String, Count>,
     pub time: TimeBreakdown,
+    /// What the deployment costs per hour: all machines that were there, on average over the run.
+    /// Null without a price.
+    #[serde(default)]
+    pub usd_per_hour: Option<f64>,
     /// What the price of the deployment comes to, all of it put on the one kind of token. Null
     /// without a price or without tokens.
     pub usd_per_1m_output_tokens: Option<f64>,
@@ -196,6 +201,9 @@ pub struct Summary {
     /// Where machines come and go or fail, or clients try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetSummary>,
+    /// By name, where machines are of several kinds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pools: BTreeMap<String, PoolSummary>,
     /// By number, where there are several; of the whole run, warm-up included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaSummary>,
@@ -225,9 +233,15 @@ impl Summary {
         let duration_s = counted.duration.as_secs_f64();
         // A run without a reply has no duration, and a rate of 0 rather than none.
         let rate = |n: u64| if duration_s > 0.0 { n as f64 / duration_s } else { 0.0 };
-        let fleet = FleetSummary::of(&recorder.fleet, recorder.retries, measure.price);
-        let machines = fleet.as_ref().map_or(f64::from(measure.machines.max(1)), |f| f.machines);
-        let price = measure.price.map(|price| UsdPerHour::new(price.get() * machines));
+        let pools = &measure.pools;
+        let fleet = FleetSummary::of(&recorder.fleet, recorder.retries, measure.price, pools);
+        let price = if pools.is_empty() {
+            let fixed = f64::from(measure.machines.max(1));
+            let machines = fleet.as_ref().map_or(fixed, |fleet| fleet.machines);
+            measure.price.map(|price| UsdPerHour::new(price.get() * machines))
+        } else {
+            pools::usd_per_hour(&recorder.fleet, pools)
+        };
         let per_million = |n: u64| {
             let throughput = rate(n);
             price.filter(|_| throughput > 0.0).map(|p| p.per_million_tokens(throughput))
@@ -290,6 +304,7 @@ impl Summary {
                     .map(|(kind, _, time)| (kind.name().to_owned(), time.as_secs_f64()))
                     .collect(),
             },
+            usd_per_hour: price.map(UsdPerHour::get),
             usd_per_1m_output_tokens: per_million(counted.output_tokens),
             usd_per_1m_input_tokens: per_million(counted.input_tokens),
             usd_per_1m_total_tokens: per_million(counted.input_tokens + counted.output_tokens),
@@ -300,7 +315,8 @@ impl Summary {
             trust: None,
             trust_shares: BTreeMap::new(),
             trust_limits: Vec::new(),
-            replicas: ReplicaSummary::of(&recorder.fleet.replicas),
+            pools: PoolSummary::of(&recorder.fleet, pools),
+            replicas: ReplicaSummary::of(&recorder.fleet, pools),
             fleet,
             tenants: recorder.tenants.summaries(measure.convention, counted.duration),
             notes: Vec::new(),
@@ -337,9 +353,12 @@ impl Summary {
             serde_json::from_value(merged).expect("means of a summary's figures are a summary");
         summary.seeds = Some(runs.len() as u64);
         // Shares say what a figure rests on and are none themselves.
-        intervals.retain(|key, _| !key.starts_with("trust_shares."));
+        intervals.retain(|key, _| !key.contains("trust_shares."));
         summary.intervals = intervals;
         summary.trust = trust::grade(&summary.trust_shares);
+        for pool in summary.pools.values_mut() {
+            pool.trust = trust::grade(&pool.trust_shares);
+        }
         Some(summary)
     }
 }

@@ -25,10 +25,17 @@ impl Trusted {
     /// Of the time that steps of each kind took, term by term.
     pub fn of<'a>(
         times: impl IntoIterator<Item = (StepKind, &'a StepTime)>,
-        grades: &TermGrades,
+        grades: &'a TermGrades,
+    ) -> Self {
+        Self::over(times.into_iter().map(|(kind, time)| (kind, time, grades)))
+    }
+
+    /// The same of steps that were priced by different numbers.
+    pub fn over<'a>(
+        times: impl IntoIterator<Item = (StepKind, &'a StepTime, &'a TermGrades)>,
     ) -> Self {
         let mut sums = BTreeMap::<(Trust, usize), u64>::new();
-        for (kind, time) in times {
+        for (kind, time, grades) in times {
             let phase = match kind {
                 StepKind::Prefill => Phase::Prefill,
                 StepKind::Decode => Phase::Decode,

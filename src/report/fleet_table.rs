@@ -1,4 +1,4 @@
-//! Replicas and machines of a summary for people.
+//! Pools, replicas and machines of a summary for people.
 
 use comfy_table::CellAlignment;
 
@@ -27,6 +27,49 @@ pub(super) fn machines(summary: &Summary) -> String {
     text
 }
 
+/// One row per pool; nothing where all machines are of one kind.
+pub(super) fn pools(summary: &Summary) -> String {
+    if summary.pools.is_empty() {
+        return String::new();
+    }
+    let mut table = plain_table();
+    table.set_header([
+        "pool",
+        "model",
+        "instance",
+        "machines",
+        "requests",
+        "output tokens",
+        "busy",
+        "USD",
+        "per 1M",
+        "trust",
+    ]);
+    let usd = |usd: Option<f64>| usd.map_or("-".into(), |usd| number(usd, 4));
+    for (name, pool) in summary.pools.iter().take(MOST_ROWS) {
+        table.add_row([
+            name.clone(),
+            pool.model.clone(),
+            pool.instance.clone(),
+            number(pool.machines, 3),
+            count(pool.requests.get()),
+            count(pool.output_tokens.get()),
+            percent(pool.utilization),
+            usd(pool.usd),
+            usd(pool.usd_per_1m_output_tokens),
+            pool.trust.map_or("-".into(), |trust| trust.to_string()),
+        ]);
+    }
+    let words = [0, 1, 2, 9];
+    pad(
+        &mut table,
+        |i| if words.contains(&i) { CellAlignment::Left } else { CellAlignment::Right },
+    );
+    let mut text = format!("\n{}", tidy(&table));
+    text.push_str(&more(summary.pools.len(), "pools"));
+    text
+}
+
 /// What is not shown.
 fn more(rows: usize, what: &str) -> String {
     match rows.checked_sub(MOST_ROWS) {
@@ -44,18 +87,22 @@ pub(super) fn replicas(summary: &Summary) -> String {
         return String::new();
     }
     let mut table = plain_table();
-    table.set_header(["replica", "requests", "output tokens", "busy"]);
+    let of_pools = summary.replicas.iter().any(|replica| replica.pool.is_some());
+    let pool = ["pool"].into_iter().filter(|_| of_pools);
+    table.set_header(pool.chain(["replica", "requests", "output tokens", "busy"]));
     // Machines that were never needed have nothing to show.
     let there = summary.replicas.iter().enumerate().filter(|(_, replica)| replica.up_s > 0.0);
     for (number, replica) in there.clone().take(MOST_ROWS) {
-        table.add_row([
+        let cells = [
             number.to_string(),
             count(replica.requests.get()),
             count(replica.output_tokens.get()),
             percent(replica.utilization),
-        ]);
+        ];
+        table.add_row(replica.pool.iter().cloned().chain(cells));
     }
-    pad(&mut table, |_| CellAlignment::Right);
+    let left = usize::from(of_pools);
+    pad(&mut table, |i| if i < left { CellAlignment::Left } else { CellAlignment::Right });
     let mut text = format!("\n{}", tidy(&table));
     text.push_str(&more(there.count(), "replicas"));
     text

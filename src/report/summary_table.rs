@@ -23,6 +23,7 @@ pub fn render(name: &str, summary: &Summary, style: Style) -> String {
         text.push('\n');
         text.push_str(&time);
     }
+    text.push_str(&fleet_table::pools(summary));
     text.push_str(&fleet_table::replicas(summary));
     text.push_str(&tenant_table::tenants(summary, style));
     text.push_str(&fleet_table::machines(summary));

@@ -84,6 +84,13 @@ impl Table {
 }
 
 impl Value {
+    pub const fn as_table_mut(&mut self) -> Option<&mut Table> {
+        match self {
+            Self::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
     /// What the value is, for messages.
     pub fn kind(&self) -> &'static str {
         match self {

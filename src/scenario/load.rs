@@ -281,6 +281,7 @@ impl Template {
         let context = validate::Context {
             table: &self.table,
             taken: &taken,
+            pool: None,
             file: self.file,
             folders: &self.folders,
             files,
@@ -303,7 +304,7 @@ impl Template {
 }
 
 /// The tables of custom engines, which are for their own code to read.
-fn take_custom_settings(json: &mut Json, registry: &Registry) -> CustomSettings {
+pub(super) fn take_custom_settings(json: &mut Json, registry: &Registry) -> CustomSettings {
     let Some(engine) = json.get_mut("engine").and_then(Json::as_object_mut) else {
         return CustomSettings::new();
     };

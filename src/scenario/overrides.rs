@@ -306,6 +306,36 @@ fn assign(
 /// A key with the value that it takes, both with their places: one choice of a sweep.
 pub type Assignment = (String, Node);
 
+/// The keys below a node that are no tables, by path.
+pub(super) fn leaves<'a>(path: String, node: &'a Node, out: &mut Vec<(String, &'a Node)>) {
+    match &node.value {
+        Value::Table(table) => {
+            for (key, node) in &table.entries {
+                leaves(format!("{path}.{key}"), node, out);
+            }
+        }
+        _ => out.push((path, node)),
+    }
+}
+
+/// Some tables of a scenario with what a pool says in them laid over; what that excludes goes.
+pub(super) fn overlay(
+    scenario: &Table,
+    pool: &Table,
+    tables: &[&str],
+    registry: &Registry,
+    errors: &mut Vec<Diagnostic>,
+) -> Table {
+    let of = |table: &Table| -> Vec<Assignment> {
+        let some =
+            tables.iter().filter_map(|name| Some(((*name).to_owned(), table.get(name)?.clone())));
+        some.collect()
+    };
+    let mut laid = Table { entries: of(scenario) };
+    assign_all(&mut laid, &of(pool), registry, errors);
+    laid
+}
+
 /// Puts the values of a sweep's point into its base. What they exclude goes, except what another
 /// of them says; a table as a value sets each of its keys.
 pub fn assign_all(
@@ -314,16 +344,6 @@ pub fn assign_all(
     registry: &Registry,
     errors: &mut Vec<Diagnostic>,
 ) {
-    fn leaves<'a>(path: String, node: &'a Node, out: &mut Vec<(String, &'a Node)>) {
-        match &node.value {
-            Value::Table(table) => {
-                for (key, node) in &table.entries {
-                    leaves(format!("{path}.{key}"), node, out);
-                }
-            }
-            _ => out.push((path, node)),
-        }
-    }
     let mut given = Vec::new();
     for (path, node) in assignments {
         leaves(path.clone(), node, &mut given);
@@ -450,6 +470,18 @@ fn drop_excluded(
     value: &Value,
     registry: &Registry,
 ) {
+    // In a pool as in the scenario.
+    if let ["fleet", "pools", name, rest @ ..] = parts
+        && !rest.is_empty()
+    {
+        let pools =
+            table.get_mut("fleet").and_then(|fleet| fleet.value.as_table_mut()?.get_mut("pools"));
+        let pool = pools.and_then(|pools| pools.value.as_table_mut()?.get_mut(name));
+        if let Some(Value::Table(pool)) = pool.map(|pool| &mut pool.value) {
+            drop_excluded(pool, droppable, rest, value, registry);
+        }
+        return;
+    }
     let path = parts.join(".");
     let may_drop = |table: &Table, path: &str| table.find(path).is_some_and(droppable);
     // A table that is set whole sets the keys in it.

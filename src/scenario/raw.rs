@@ -43,6 +43,15 @@ pub struct RawScenario {
     pub measure: RawMeasure,
 }
 
+/// A machine, the engine on it, and what that serves.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawKind {
+    pub model: RawModel,
+    pub hardware: RawHardware,
+    pub engine: RawEngine,
+}
+
 /// The model and its precision.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]

@@ -60,16 +60,6 @@ const REFUSALS: &[Refusal] = &[
     not_modelled("engine.*.num-scheduler-steps", "multi-step scheduling", Harmless::One),
     not_modelled("engine.*.paged-attention", "the paged models of TGIS", Harmless::False),
     not_modelled("engine.*.max-num-partial-prefills", "partial-prefill limits", Harmless::One),
-    not_modelled(
-        "fleet.pools",
-        "machines of several kinds in one fleet: run a scenario for each kind",
-        Harmless::Nothing,
-    ),
-    not_modelled(
-        "workload.tenants.*.model",
-        "several models in one fleet: run a scenario for each model",
-        Harmless::Nothing,
-    ),
     not_modelled("engine.*.max-long-partial-prefills", "partial-prefill limits", Harmless::One),
 ];
 

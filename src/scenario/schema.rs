@@ -15,26 +15,40 @@ use super::raw::RawScenario;
 
 /// The schema of a file, a table or a key: the words of JSON Schema that ours uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schema(embedded::Value);
+pub struct Schema {
+    own: embedded::Value,
+    /// Of the whole file, for tables that have the keys of another.
+    root: embedded::Value,
+}
 
 impl Schema {
     /// The scenario's file with the built-in engines: what [`generate`] makes, as the committed file
     /// that editors read too has it.
     pub fn scenario() -> Self {
-        Self(embedded::SCHEMA)
+        Self { own: embedded::SCHEMA, root: embedded::SCHEMA }
     }
 
     /// A schema that was put together while the program ran; kept until it ends.
     pub(super) fn leak(json: &Value) -> Self {
-        Self(embedded::Value::leak(json).expect("a schema is an object"))
+        let own = embedded::Value::leak(json).expect("a schema is an object");
+        Self { own, root: own }
+    }
+
+    /// A part of it: what that stands for, where it only names another table (`#/properties/model`).
+    fn part(self, own: embedded::Value) -> Self {
+        let place = own.get("$ref").and_then(embedded::Value::as_text);
+        let find = |place: &'static str| {
+            place.split('/').skip(1).try_fold(self.root, |here, word| here.get(word))
+        };
+        Self { own: place.and_then(find).unwrap_or(own), ..self }
     }
 
     pub fn to_json(self) -> Value {
-        serde_json::to_value(self.0).expect("its keys are text")
+        serde_json::to_value(self.own).expect("its keys are text")
     }
 
     fn text(self, word: &str) -> Option<&'static str> {
-        self.0.get(word)?.as_text()
+        self.own.get(word)?.as_text()
     }
 
     /// `integer`, `object` and so on; `None` where there are several [`Schema::forms`].
@@ -57,25 +71,25 @@ impl Schema {
 
     /// The keys of a table under names of ours, in the order of the types.
     pub fn properties(self) -> impl Iterator<Item = (&'static str, Self)> {
-        let properties = self.0.get("properties").map_or(&[][..], |table| table.entries());
-        properties.iter().map(|(key, schema)| (*key, Self(*schema)))
+        let properties = self.own.get("properties").map_or(&[][..], |table| table.entries());
+        properties.iter().map(move |(key, schema)| (*key, self.part(*schema)))
     }
 
     /// What a key of this table holds. Tables under names of the user's own have one in common.
     pub fn property(self, key: &str) -> Option<Self> {
-        let named = || self.0.get("additionalProperties").filter(|any| !any.entries().is_empty());
-        let known = self.0.get("properties").and_then(|table| table.get(key));
-        known.or_else(named).map(Self)
+        let named = || self.own.get("additionalProperties").filter(|any| !any.entries().is_empty());
+        let known = self.own.get("properties").and_then(|table| table.get(key));
+        known.or_else(named).map(|own| self.part(own))
     }
 
     /// What each item of a list is.
     pub fn items(self) -> Option<Self> {
-        self.0.get("items").map(Self)
+        self.own.get("items").map(|own| self.part(own))
     }
 
     /// The forms that a value may have where there are several; else none.
     pub fn forms(self) -> impl Iterator<Item = Self> {
-        self.list("anyOf").iter().map(|form| Self(*form))
+        self.list("anyOf").iter().map(move |form| self.part(*form))
     }
 
     /// The names of which a text must be one; none where any will do.
@@ -88,12 +102,12 @@ impl Schema {
     }
 
     fn list(self, word: &str) -> &'static [embedded::Value] {
-        self.0.get(word).and_then(embedded::Value::as_list).unwrap_or_default()
+        self.own.get(word).and_then(embedded::Value::as_list).unwrap_or_default()
     }
 
     /// The bound of this name, such as `exclusiveMinimum`.
     pub fn bound(self, word: &str) -> Option<f64> {
-        self.0.get(word)?.as_f64()
+        self.own.get(word)?.as_f64()
     }
 
     /// The schema of the key at a dotted path.
@@ -213,7 +227,7 @@ mod tests {
             assert!(schema.description().is_some(), "{path} has no description");
             assert!(schema.kind().is_some() || schema.forms().next().is_some(), "{path}");
             if schema.is_table() {
-                let any = schema.0.get("additionalProperties");
+                let any = schema.own.get("additionalProperties");
                 let named = schema.property("any name").is_some_and(Schema::is_table);
                 assert!(
                     named || any == Some(embedded::Value::Boolean(false)),
@@ -259,9 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_null_and_nothing_is_a_reference() {
+    fn nothing_is_null_and_only_pools_refer_to_other_keys() {
         let text = Schema::scenario().to_json().to_string();
         assert!(!text.contains("null"), "{text}");
-        assert!(!text.contains("$ref"), "{text}");
+        assert_eq!(text.matches("$ref").count(), 3, "{text}");
+        let key = |path: &str| Schema::scenario().at(path).unwrap_or_else(|| panic!("{path}"));
+        for path in ["model.name", "hardware.instance", "engine.vllm.max-num-seqs"] {
+            assert_eq!(key(&format!("fleet.pools.large.{path}")), key(path));
+        }
     }
 }

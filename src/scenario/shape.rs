@@ -23,6 +23,13 @@ impl TakenOut {
         })
     }
 
+    /// The same for a pool, whose own keys lie over the scenario's.
+    pub fn of_pool(&self, name: &str) -> Self {
+        let of_pool = format!("fleet.pools.{name}.");
+        let own = self.0.iter().filter_map(|taken| taken.strip_prefix(&of_pool).map(str::to_owned));
+        Self(self.0.iter().cloned().chain(own).collect())
+    }
+
     /// Whether a key of this table was taken out, other than the given ones.
     pub fn any_in(&self, table: &str, except: &[&str]) -> bool {
         self.0.iter().any(|taken| {
@@ -88,9 +95,16 @@ impl Check<'_> {
     fn node(&mut self, node: &mut Node, schema: Schema, path: &str, key: &str) -> bool {
         if schema.is_table() {
             let Value::Table(table) = &mut node.value else {
+                // Tables under names of the user's own have their keys in common.
+                let (path, keys) = match (names(schema), schema.property("NAME")) {
+                    (none, Some(named)) if none.is_empty() => {
+                        (format!("{path}.NAME"), names(named))
+                    }
+                    (keys, _) => (path.to_owned(), keys),
+                };
                 let problem = Diagnostic::new(format!("`{key}` is a table"))
                     .at(node.span.clone(), format!("this is {}", node.value.kind()))
-                    .help(format!("write [{path}] and its keys below it: {}", names(schema)));
+                    .help(format!("write [{path}] and its keys below it: {keys}"));
                 self.errors.push(problem);
                 return false;
             };
@@ -114,7 +128,8 @@ impl Check<'_> {
         schema: Schema,
         path: &str,
     ) -> Option<Diagnostic> {
-        if let Some(refusal) = refused::lookup(path) {
+        let of_pool = in_pool(path);
+        if let Some(refusal) = refused::lookup(of_pool.map_or(path, |(_, rest)| rest)) {
             if refusal.is_harmless(&node.value) {
                 return None;
             }
@@ -131,6 +146,10 @@ impl Check<'_> {
             .at(node.key_span.clone(), "no such key here");
         // A key of exactly this name elsewhere is more likely than one that looks alike here.
         if let Some(elsewhere) = elsewhere(self.root, key) {
+            let elsewhere = match of_pool {
+                Some((pool, _)) if !elsewhere.starts_with("fleet") => format!("{pool}.{elsewhere}"),
+                _ => elsewhere,
+            };
             problem = problem.help(format!("`{key}` belongs in [{elsewhere}]"));
             return Some(problem);
         }
@@ -147,6 +166,13 @@ impl Check<'_> {
 
 fn names(schema: Schema) -> String {
     schema.properties().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+}
+
+/// The path of a pool, and what stands behind it.
+fn in_pool(path: &str) -> Option<(&str, &str)> {
+    let (name, rest) = path.strip_prefix("fleet.pools.")?.split_once('.')?;
+    let pool = &path[.."fleet.pools.".len() + name.len()];
+    Some((pool, rest))
 }
 
 /// The table in which a key of this very name exists.

@@ -112,11 +112,6 @@ fn each_mistake_is_named_with_its_place_and_a_remedy() {
         ),
         (
             "[workload]",
-            "[fleet.pools.large]\nhardware.instance = \"p4d.24xlarge\"\n[workload]",
-            &["`pools` is not modelled", "s.toml:16:8", "run a scenario for each kind"],
-        ),
-        (
-            "[workload]",
             "[fleet.failures]\nmtbf = \"1us\"\nmttr = \"1s\"\n[workload]",
             &["`fleet.failures.mtbf` must be at least 1.000 ms", "s.toml:17:8"],
         ),
@@ -519,6 +514,7 @@ fn names_of_embedded_scenarios_are_those_of_their_files() {
     assert!(message.render(false).contains(DEFAULT_SCENARIO), "{message}");
 }
 
+mod pools;
 mod workload;
 
 /// Values that some key takes, and values that none does.

@@ -4,6 +4,8 @@
 mod deployment;
 pub mod engine;
 mod fleet;
+mod models;
+mod pools;
 pub mod workload;
 
 use std::io;
@@ -14,10 +16,10 @@ use serde_json::json;
 use super::diagnostic::{Diagnostic, SourceId, Sources, Span};
 use super::document::{Node, Table};
 use super::load::ReadFile;
-use super::raw::RawScenario;
+use super::raw::{RawKind, RawScenario};
 use super::registry::Registry;
 use super::shape::TakenOut;
-use super::{EngineSpec, Scenario};
+use super::{EngineSpec, FleetSpec, HardwareSpec, KindSpec, Scenario, WorkloadSpec};
 
 /// What checks look at and where they report.
 pub struct Context<'a> {
@@ -25,6 +27,8 @@ pub struct Context<'a> {
     pub table: &'a Table,
     /// Keys that were written but are unusable, and reported already.
     pub taken: &'a TakenOut,
+    /// The pool whose tables `table` has, if it is not the scenario's own.
+    pub pool: Option<PoolPlace<'a>>,
     /// The scenario file; `None` where there are only flags.
     pub file: Option<SourceId>,
     /// What paths in a text are relative to; the working directory for those that are not listed.
@@ -34,6 +38,14 @@ pub struct Context<'a> {
     pub registry: &'a Registry,
     pub sources: &'a mut Sources,
     pub errors: &'a mut Vec<Diagnostic>,
+}
+
+/// Where a pool stands.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolPlace<'a> {
+    pub name: &'a str,
+    /// The tree of the whole scenario.
+    pub document: &'a Table,
 }
 
 impl Context<'_> {
@@ -94,7 +106,16 @@ impl Context<'_> {
             return;
         }
         let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
-        let header = self.table.find(table).map(|node| node.key_span.clone());
+        let header = |tree: &Table, path: &str| tree.find(path).map(|node| node.key_span.clone());
+        let (table, header) = match &self.pool {
+            None => (table.to_owned(), header(self.table, table)),
+            Some(PoolPlace { name, document }) => {
+                let pool = format!("fleet.pools.{name}");
+                let table = format!("{pool}.{table}");
+                let header = header(document, &table).or_else(|| header(document, &pool));
+                (table, header)
+            }
+        };
         let diagnostic = match (header, self.file) {
             (Some(span), _) => Diagnostic::new(format!("`{key}` is missing in [{table}]"))
                 .at(span, format!("no `{key}` here")),
@@ -147,86 +168,140 @@ pub fn scenario(
     mut context: Context<'_>,
 ) -> Option<Scenario> {
     let mut notes = Vec::new();
-    let model = deployment::model(&raw.model, &mut context);
-    let instance = deployment::instance(&raw.hardware, &mut context);
-    let price = instance
-        .as_ref()
-        .and_then(|instance| deployment::price(&raw.hardware, instance, &mut context));
-    let profile = deployment::profile(&raw.hardware, &mut context);
-    let precision = model.as_ref().and_then(|model| {
-        deployment::precision(&raw.model, model, instance.as_ref(), &mut context)
-    });
-    let name = engine::name(&raw.engine, &mut context);
-    if let Some(name) = name {
-        engine::foreign_settings(name, &mut context);
-    }
-    let spread = deployment::spread(
-        &raw.engine,
-        model.as_ref(),
-        instance.as_ref(),
-        &mut context,
-        &mut notes,
-    );
-    let engine = match (name, &model, &instance) {
-        (Some(name), Some(model), Some(instance)) => {
-            let (tensor_parallel_size, replicas) = spread;
-            let settings = engine::settings(name.base(), &raw.engine);
-            let effective = engine::effective(
-                name.base(),
-                &settings,
-                model,
-                &instance.gpu,
-                tensor_parallel_size,
-                &mut context,
-                &mut notes,
-            );
-            let own = custom_settings.remove(name.name()).unwrap_or_else(|| json!({}));
-            let custom = engine::custom(name, own, &mut context).ok();
-            if name.is_custom() {
-                notes.push(format!(
-                    "{name} replaces the scheduler of {base}; memory rules, CUDA graphs, host \
-                     costs and measured profile are those of {base}",
-                    base = name.base()
-                ));
-            }
-            custom.map(|custom| EngineSpec {
-                name,
-                tensor_parallel_size,
-                replicas,
-                settings,
-                effective,
-                custom,
-            })
-        }
-        _ => None,
+    let RawScenario { name, model, hardware, engine, fleet, workload, measure } = raw;
+    let in_pools = fleet.as_ref().is_some_and(|fleet| !fleet.pools.is_empty());
+    // In a fleet with pools the scenario's own tables are what theirs are laid over.
+    let kind = if in_pools {
+        None
+    } else {
+        let raw = RawKind { model, hardware, engine };
+        kind(&raw, &mut custom_settings, &mut context, &mut notes)
     };
-    let fleet = fleet::fleet(raw.fleet, spread.1, &mut context);
-    let workload = workload::workload(raw.workload, &mut context, &mut notes);
-    let measure = workload::measure(raw.measure, workload.as_ref(), &mut context);
-    if let (Some(workload), Some(engine)) = (&workload, &engine) {
-        notes.extend(workload::without_effect(workload, &engine.effective));
-        if let Some(fleet) = &fleet {
-            notes.extend(fleet::without_effect(fleet, workload, &engine.effective));
-        }
-    }
+    let replicas = kind.as_ref().map_or(1, |kind| kind.engine.replicas);
+    let fleet = fleet.map(|raw| fleet::fleet(raw, replicas, &mut context, &mut notes));
+    let workload = workload::workload(workload, &mut context, &mut notes);
+    let measure = workload::measure(measure, workload.as_ref(), &mut context);
 
-    let (model, instance, engine) = (model?, instance?, engine?);
-    let default_name = format!("{} on {}, {}", model.name, instance.name, engine.name);
+    let (kind, fleet) = match fleet {
+        None => (kind, None),
+        Some(fleet) => {
+            let fleet = fleet?;
+            let first = fleet.pools.first().map(|pool| pool.kind.clone());
+            (kind.or(first), Some(fleet))
+        }
+    };
+    let (kind, workload) = (kind?, workload?);
+    let alone = [(None, &kind)];
+    let pools = fleet.iter().flat_map(|fleet| &fleet.pools);
+    let kinds: Vec<_> = pools.map(|pool| (Some(pool.name.as_str()), &pool.kind)).collect();
+    let kinds = if kinds.is_empty() { &alone[..] } else { &kinds[..] };
+    notes.extend(models::asked_for(&workload, kinds, &mut context));
+    notes.extend(without_effect(fleet.as_ref(), &workload, kinds));
+
+    let title = |name: fn(&KindSpec) -> &str| {
+        let mut names: Vec<&str> = Vec::new();
+        for (_, kind) in kinds {
+            if !names.contains(&name(kind)) {
+                names.push(name(kind));
+            }
+        }
+        names.join(" and ")
+    };
+    let name = name.unwrap_or_else(|| {
+        let instances = title(|kind| &kind.hardware.instance.name);
+        let engines = title(|kind| kind.engine.name.name());
+        format!("{} on {instances}, {engines}", title(|kind| &kind.model.name))
+    });
+    let KindSpec { model, precision, kv_cache_dtype, hardware, engine } = kind;
     Some(Scenario {
-        name: raw.name.unwrap_or(default_name),
-        precision: precision?,
-        kv_cache_dtype: engine.effective.kv_cache_dtype(),
+        name,
         model,
-        hardware: super::HardwareSpec {
-            instance,
-            price,
-            deployment: raw.hardware.deployment.unwrap_or_else(|| "auto".into()),
-            profile,
-        },
+        precision,
+        kv_cache_dtype,
+        hardware,
         engine,
         fleet,
-        workload: workload?,
+        workload,
         measure: measure?,
         notes,
+    })
+}
+
+/// What of the workload or the router the engines make nothing of: of all pools once, of some with
+/// their names.
+fn without_effect(
+    fleet: Option<&FleetSpec>,
+    workload: &WorkloadSpec,
+    kinds: &[(Option<&str>, &KindSpec)],
+) -> Vec<String> {
+    let noted = kinds.iter().map(|(name, kind)| {
+        let mut notes = workload::without_effect(workload, &kind.engine.effective);
+        if let Some(fleet) = fleet {
+            notes.extend(fleet::without_effect(fleet, workload, &kind.engine.effective));
+        }
+        (name.unwrap_or_default(), notes)
+    });
+    pools::told(&noted.collect::<Vec<_>>())
+}
+
+/// A machine with the engine on it and what that serves.
+fn kind(
+    raw: &RawKind,
+    custom_settings: &mut CustomSettings,
+    context: &mut Context<'_>,
+    notes: &mut Vec<String>,
+) -> Option<KindSpec> {
+    let model = deployment::model(&raw.model, context);
+    let instance = deployment::instance(&raw.hardware, context);
+    let price =
+        instance.as_ref().and_then(|instance| deployment::price(&raw.hardware, instance, context));
+    let profile = deployment::profile(&raw.hardware, context);
+    let precision = model
+        .as_ref()
+        .and_then(|model| deployment::precision(&raw.model, model, instance.as_ref(), context));
+    let name = engine::name(&raw.engine, context);
+    if let Some(name) = name {
+        engine::foreign_settings(name, context);
+    }
+    let (tensor_parallel_size, replicas) =
+        deployment::spread(&raw.engine, model.as_ref(), instance.as_ref(), context, notes);
+    let (name, model, instance) = (name?, model?, instance?);
+    let settings = engine::settings(name.base(), &raw.engine);
+    let effective = engine::effective(
+        name.base(),
+        &settings,
+        &model,
+        &instance.gpu,
+        tensor_parallel_size,
+        context,
+        notes,
+    );
+    let own = custom_settings.remove(name.name()).unwrap_or_else(|| json!({}));
+    let custom = engine::custom(name, own, context);
+    if name.is_custom() {
+        notes.push(format!(
+            "{name} replaces the scheduler of {base}; memory rules, CUDA graphs, host costs and \
+             measured profile are those of {base}",
+            base = name.base()
+        ));
+    }
+    Some(KindSpec {
+        precision: precision?,
+        kv_cache_dtype: effective.kv_cache_dtype(),
+        model,
+        hardware: HardwareSpec {
+            instance,
+            price,
+            deployment: raw.hardware.deployment.clone().unwrap_or_else(|| "auto".into()),
+            profile,
+        },
+        engine: EngineSpec {
+            name,
+            tensor_parallel_size,
+            replicas,
+            settings,
+            effective,
+            custom: custom.ok()?,
+        },
     })
 }

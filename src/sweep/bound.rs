@@ -2,10 +2,10 @@
 
 use crate::cost::{CostTerm, StepTime};
 use crate::engine::observer::{CompletedStep, Observer, SteadyRun};
-use crate::hardware::Gpu;
 use crate::metrics::Summary;
 use crate::named::named_enum;
 use crate::scenario::defaults::EffectiveSettings;
+use crate::scenario::{Kind, Scenario};
 use crate::scheduler::{Occupancy, StepKind};
 use crate::time::SimDuration;
 
@@ -44,9 +44,20 @@ impl Bound {
     }
 }
 
-/// Where the time of a run went, and what requests waited for meanwhile.
-#[derive(Clone, Copy, Debug, Default)]
+/// Where the time of a run went, and what requests waited for meanwhile; by kind of machine.
+#[derive(Clone, Debug)]
 pub struct Pressure {
+    kinds: Vec<OfKind>,
+    /// By replica; the first kind where there is nothing.
+    homes: Vec<u16>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct OfKind {
+    /// Replicas of it.
+    replicas: u16,
+    /// Rows of a batch from which arithmetic takes longer than reading the weights.
+    ridge: f64,
     busy: SimDuration,
     /// Steps during which requests waited, by why.
     waited_for_seats: SimDuration,
@@ -69,8 +80,32 @@ const KV_SCARCE: f64 = 0.5;
 const OFTEN: f64 = 0.25;
 
 impl Pressure {
-    pub fn new(settings: &EffectiveSettings) -> Self {
-        let seats = match settings {
+    pub fn new(scenario: &Scenario) -> Self {
+        let kinds: Vec<OfKind> = scenario.kinds().iter().map(OfKind::new).collect();
+        let homes = (0u16..).zip(&kinds);
+        let homes = homes.flat_map(|(i, kind)| std::iter::repeat_n(i, kind.replicas.into()));
+        let homes = if kinds.len() == 1 { Vec::new() } else { homes.collect() };
+        Self { kinds, homes }
+    }
+
+    fn of(&mut self, replica: u16) -> &mut OfKind {
+        let home = self.homes.get(usize::from(replica)).map_or(0, |&home| usize::from(home));
+        &mut self.kinds[home]
+    }
+
+    /// What held the run back: of several kinds of machines, the busiest.
+    pub fn bound(&self, summary: &Summary) -> Bound {
+        if summary.time.busy_s < summary.time.idle_s {
+            return Bound::Load;
+        }
+        let busiest = self.kinds.iter().max_by(|a, b| a.busy_each().total_cmp(&b.busy_each()));
+        busiest.expect("there is a kind of machine").bound()
+    }
+}
+
+impl OfKind {
+    fn new(kind: &Kind<'_>) -> Self {
+        let seats = match &kind.engine.effective {
             EffectiveSettings::Vllm(s) => s.max_num_seqs.min(s.max_num_active_seqs),
             EffectiveSettings::Tgi(s) => {
                 s.max_batch_size.unwrap_or(u32::MAX).min(s.max_concurrent_requests)
@@ -78,7 +113,18 @@ impl Pressure {
             EffectiveSettings::Tgis(s) => s.max_batch_size.min(s.max_concurrent_requests),
             EffectiveSettings::Static(s) => s.batch_size,
         };
-        Self { seats, ..Self::default() }
+        let gpu = kind.hardware.gpu();
+        Self {
+            replicas: kind.rules.replicas(),
+            // Two operations for each two bytes of a 16-bit weight and row of the batch.
+            ridge: gpu.peak.fp16.per_s() / gpu.memory.bandwidth.bytes_per_s(),
+            seats,
+            ..Self::default()
+        }
+    }
+
+    fn busy_each(&self) -> f64 {
+        self.busy.as_secs_f64() / f64::from(self.replicas.max(1))
     }
 
     fn add(&mut self, kind: StepKind, time: &StepTime, occupancy: &Occupancy) {
@@ -109,10 +155,9 @@ impl Pressure {
         }
     }
 
-    /// What held the run back.
-    pub fn bound(&self, summary: &Summary, gpu: &Gpu) -> Bound {
+    fn bound(&self) -> Bound {
         let busy = self.busy.as_secs_f64();
-        if summary.time.busy_s < summary.time.idle_s || busy == 0.0 {
+        if busy == 0.0 {
             return Bound::Load;
         }
         let share = |time: SimDuration| time.as_secs_f64() / busy;
@@ -127,19 +172,21 @@ impl Pressure {
         if share(self.links) > gpu_share {
             return Bound::Interconnect;
         }
-        // Two operations for each two bytes of a 16-bit weight and row of the batch.
-        let ridge = gpu.peak.fp16.per_s() / gpu.memory.bandwidth.bytes_per_s();
         let batch = if self.decoding > 0.0 { self.decoded / self.decoding } else { 0.0 };
-        if self.prefill > self.decode || batch > ridge { Bound::Compute } else { Bound::Bandwidth }
+        if self.prefill > self.decode || batch > self.ridge {
+            Bound::Compute
+        } else {
+            Bound::Bandwidth
+        }
     }
 }
 
 impl Observer for Pressure {
     fn on_completed(&mut self, step: &CompletedStep<'_>) {
-        self.add(step.step.kind, step.time, &step.occupancy);
+        self.of(step.replica).add(step.step.kind, step.time, &step.occupancy);
     }
 
     fn on_steady(&mut self, run: &SteadyRun) {
-        self.add(StepKind::Decode, &run.time, &run.occupancy);
+        self.of(run.replica).add(StepKind::Decode, &run.time, &run.occupancy);
     }
 }

@@ -290,7 +290,7 @@ fn offer(
     };
     let found = match search(&scenario, over, objective) {
         Ok(found) => found,
-        Err(DeployError::DoesNotFit(plan)) => {
+        Err(DeployError::DoesNotFit { plan, .. }) => {
             let why = plan.verdict.refusal.as_ref().map_or("", |r| r.message.as_str());
             offer.why = format!("does not fit: {why}");
             return offer;
@@ -305,7 +305,8 @@ fn offer(
     let first = found.beyond.as_ref().and_then(|trial| trial.missed.first());
     offer.why = first.cloned().unwrap_or_default();
     let Some(at) = found.at else { return offer };
-    let copies = f64::from(replicas);
+    // Of the copies on one machine, where the search was with one copy on each of the fleet's.
+    let copies = f64::from(replicas) / f64::from(scenario.machines());
     let load = at.load * copies;
     offer.load = Some(load);
     let tokens = at.output_throughput * copies;

@@ -6,7 +6,7 @@ use crate::metrics::{Stats, Summary};
 pub const FIRST: [&str; 2] = ["point", "hash"];
 
 /// Columns between the axes and the metrics.
-pub const DEPLOYMENT: [&str; 15] = [
+pub const DEPLOYMENT: [&str; 16] = [
     "status",
     "reason",
     "model",
@@ -15,6 +15,7 @@ pub const DEPLOYMENT: [&str; 15] = [
     "gpus",
     "tensor_parallel_size",
     "replicas",
+    "machines",
     "engine",
     "weights",
     "kv_cache_dtype",

@@ -8,7 +8,8 @@ use crate::deploy::{DeployError, Deployment};
 use crate::metrics::{Recorder, Slo, Summary};
 use crate::named::named_enum;
 use crate::scenario::document::{Table, Value};
-use crate::scenario::{ArrivalSpec, Diagnostics, ReadFile, Scenario};
+use crate::scenario::{ArrivalSpec, Diagnostics, Kind, ReadFile, Scenario};
+use crate::units::UsdPerHour;
 use crate::workload::{ArrivalProcess, LengthSource};
 
 named_enum! {
@@ -48,22 +49,22 @@ pub struct Run {
 pub fn run_scenario(deployment: &Deployment<'_>) -> Run {
     let scenario = deployment.scenario();
     let first = scenario.workload.seed;
-    let mut pressure = Pressure::new(&scenario.engine.effective);
+    let mut pressure = Pressure::new(scenario);
     let mut summaries = Vec::new();
     let measure = deployment.measure();
     let mut at_percentile = Vec::new();
     for i in 0..u64::from(scenario.measure.seeds) {
-        let observer = (Recorder::new(measure), pressure);
+        let observer = (Recorder::new(measure.clone()), pressure);
         let run = deployment.simulate_noting(first.wrapping_add(i), observer, false);
         let (recorder, watched) = run.observer;
         pressure = watched;
         if let Some(slo) = &measure.slo {
             at_percentile.push(recorder.latencies_at(slo.percentile));
         }
-        summaries.push(Deployment::summary(recorder, &run.cost));
+        summaries.push(run.priced.summary(recorder));
     }
     let summary = Summary::over_seeds(&summaries).expect("at least one seed");
-    let bound = pressure.bound(&summary, scenario.hardware.gpu());
+    let bound = pressure.bound(&summary);
     let missed = match &measure.slo {
         Some(slo) if summary.slo.as_ref().is_some_and(|slo| !slo.met) => {
             missed(slo, &summary, &at_percentile)
@@ -165,18 +166,18 @@ fn tried(scenario: &Scenario) -> Tried {
         Ok(deployment) => deployment,
         Err(error) => {
             let (status, reason) = match &error {
-                DeployError::DoesNotFit(plan) => {
+                DeployError::DoesNotFit { pool, plan } => {
                     let why = plan.verdict.refusal.as_ref().map_or("", |r| r.message.as_str());
+                    let whose =
+                        pool.as_ref().map_or(String::new(), |name| format!("pool {name}: "));
                     let reason = match &plan.verdict.smallest_change {
-                        Some(change) => format!("{why}; would fit with {change}"),
-                        None => why.to_owned(),
+                        Some(change) => format!("{whose}{why}; would fit with {change}"),
+                        None => format!("{whose}{why}"),
                     };
                     (PointStatus::DoesNotFit, reason)
                 }
-                DeployError::Tgis(_) | DeployError::Tgi(_) => {
-                    (PointStatus::DoesNotFit, error.to_string())
-                }
-                DeployError::Cost(_) => (PointStatus::NotCalibrated, error.to_string()),
+                DeployError::Refuses { .. } => (PointStatus::DoesNotFit, error.to_string()),
+                DeployError::Cost { .. } => (PointStatus::NotCalibrated, error.to_string()),
             };
             return Tried { status, reason, run: None };
         }
@@ -192,30 +193,39 @@ fn tried(scenario: &Scenario) -> Tried {
 }
 
 fn deployment_cells(scenario: &Scenario, tried: &Tried) -> Vec<String> {
-    let Scenario { hardware, engine, .. } = scenario;
+    let kinds = scenario.kinds();
+    // What pools have in common once, else one after the other.
+    let each = |of: &dyn Fn(&Kind<'_>) -> String| {
+        let mut values: Vec<String> = kinds.iter().map(of).collect();
+        if values.iter().all(|value| *value == values[0]) {
+            values.truncate(1);
+        }
+        values.join(" + ")
+    };
+    // What was paid, where machines come and go; else what is to be paid.
+    let run = tried.run.as_ref();
+    let paid = run.and_then(|run| run.summary.usd_per_hour);
+    let price = paid.or_else(|| scenario.usd_per_hour().map(UsdPerHour::get));
     let load = match &scenario.workload.arrivals {
         ArrivalSpec::ClosedLoop { clients, .. } => format!("{clients} clients"),
         ArrivalSpec::Open(process) => open_load(process),
         ArrivalSpec::Trace(trace) => trace.file.clone(),
     };
     vec![
-        scenario.model.name.clone(),
-        hardware.instance.name.clone(),
-        hardware.gpu().name.clone(),
-        hardware.instance.num_gpus.to_string(),
-        engine.tensor_parallel_size.to_string(),
-        engine.replicas.to_string(),
-        engine.name.to_string(),
-        scenario.precision.format.to_string(),
-        scenario.kv_cache_dtype.to_string(),
+        each(&|kind| kind.model.name.clone()),
+        each(&|kind| kind.hardware.instance.name.clone()),
+        each(&|kind| kind.hardware.gpu().name.clone()),
+        each(&|kind| kind.hardware.instance.num_gpus.to_string()),
+        each(&|kind| kind.engine.tensor_parallel_size.to_string()),
+        each(&|kind| kind.engine.replicas.to_string()),
+        kinds.iter().map(|k| k.rules.machines.to_string()).collect::<Vec<_>>().join(" + "),
+        each(&|kind| kind.engine.name.to_string()),
+        each(&|kind| kind.precision.format.to_string()),
+        each(&|kind| kind.kv_cache_dtype.to_string()),
         load,
-        hardware.price.as_ref().map_or_else(String::new, |price| price.usd.get().to_string()),
-        tried.run.as_ref().map_or_else(String::new, |run| run.bound.to_string()),
-        tried
-            .run
-            .as_ref()
-            .and_then(|run| run.summary.trust)
-            .map_or_else(String::new, |t| t.to_string()),
+        price.map_or_else(String::new, |usd| usd.to_string()),
+        run.map_or_else(String::new, |run| run.bound.to_string()),
+        run.and_then(|run| run.summary.trust).map_or_else(String::new, |t| t.to_string()),
     ]
 }
 

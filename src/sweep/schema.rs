@@ -30,6 +30,9 @@ pub fn json_schema(scenario: Schema) -> Value {
     let mut zipped = axes.clone();
     axes["description"] = "Keys that are crossed; the last in the file moves fastest.".into();
     zipped["description"] = "Keys that move together: lists of one length.".into();
+    for schema in [&mut base, &mut axes, &mut zipped] {
+        move_references(schema);
+    }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "servesim sweep",
@@ -88,6 +91,20 @@ pub fn json_schema(scenario: Schema) -> Value {
             },
         },
     })
+}
+
+/// What refers to a key of the scenario finds it in the base.
+fn move_references(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::String(place)) = map.get_mut("$ref") {
+                *place = place.replacen("#/", "#/properties/scenario/", 1);
+            }
+            map.values_mut().for_each(move_references);
+        }
+        Value::Array(items) => items.iter_mut().for_each(move_references),
+        _ => {}
+    }
 }
 
 fn axes_of(schema: Schema) -> Value {

@@ -5,10 +5,11 @@ use serde::Serialize;
 use super::analysis::{Candidate, Cell, Report};
 use super::point::run_scenario;
 use super::{Point, Sweep, columns};
+use crate::cost::calibrated::CostError;
 use crate::cost::profile::lookup::Profiles;
 use crate::cost::profile::{AllReduceSurface, GpuProfile};
-use crate::deploy::Deployment;
-use crate::scenario::{ReadFile, Scenario};
+use crate::deploy::{Deployment, profiles_of};
+use crate::scenario::{Kind, ReadFile, Scenario};
 
 /// The winner of a cell and those closest to it.
 #[derive(Clone, Debug, Serialize)]
@@ -87,8 +88,8 @@ fn examine_cell(
         scenarios.push((contender.objective?, sweep.scenario(point, files).ok()?));
     }
     let objective = |scenario: &Scenario, change: Change| -> Option<f64> {
-        let (scenario, profiles) = change.apply(scenario)?;
-        let deployment = Deployment::with_profiles(&scenario, profiles).ok()?;
+        let scenario = change.scenario(scenario);
+        let deployment = Deployment::with(&scenario, |kind| change.profiles(kind)).ok()?;
         get(&run_scenario(&deployment).summary)
     };
     let unchanged: Vec<f64> = scenarios
@@ -96,7 +97,8 @@ fn examine_cell(
         .map(|(_, scenario)| objective(scenario, Change { memory: 1.0, links: 1.0 }))
         .collect::<Option<_>>()?;
     let mut trials = Vec::new();
-    let linked = scenarios.iter().any(|(_, s)| s.engine.tensor_parallel_size > 1);
+    let is_linked = |kind: &Kind<'_>| kind.engine.tensor_parallel_size > 1;
+    let linked = scenarios.iter().any(|(_, scenario)| scenario.kinds().iter().any(is_linked));
     for (bandwidth, applies) in [("memory", true), ("links", linked)] {
         for factor in FACTORS.into_iter().filter(|_| applies) {
             let change = match bandwidth {
@@ -135,17 +137,19 @@ struct Change {
 }
 
 impl Change {
-    fn apply(self, scenario: &Scenario) -> Option<(Scenario, Profiles)> {
+    fn scenario(self, scenario: &Scenario) -> Scenario {
         let mut scenario = scenario.clone();
-        let gpu = &mut scenario.hardware.instance.gpu;
-        gpu.memory.bandwidth = gpu.memory.bandwidth * self.memory;
-        let environment = Some(scenario.hardware.deployment.as_str());
-        let mut profiles = Profiles::look_up(
-            &scenario.hardware.instance,
-            scenario.engine.name.base(),
-            environment,
-        )
-        .ok()?;
+        let pools = scenario.fleet.iter_mut().flat_map(|fleet| &mut fleet.pools);
+        let of_pools = pools.map(|pool| &mut pool.kind.hardware);
+        for hardware in std::iter::once(&mut scenario.hardware).chain(of_pools) {
+            let memory = &mut hardware.instance.gpu.memory;
+            memory.bandwidth = memory.bandwidth * self.memory;
+        }
+        scenario
+    }
+
+    fn profiles(self, kind: &Kind<'_>) -> Result<Profiles, CostError> {
+        let mut profiles = profiles_of(kind)?;
         scale_memory(&mut profiles.gpu.profile, self.memory);
         if let Some(links) = &mut profiles.interconnect {
             scale_links(&mut links.profile.nccl, self.links);
@@ -153,7 +157,7 @@ impl Change {
                 scale_links(custom, self.links);
             }
         }
-        Some((scenario, profiles))
+        Ok(profiles)
     }
 }
 

@@ -131,17 +131,17 @@ fn with_rate(process: &ArrivalProcess, rate: f64) -> ArrivalProcess {
 pub fn run(deployment: &Deployment<'_>, load: f64, objective: &Objective) -> Trial {
     let scenario = deployment.scenario();
     let measure = deployment.measure();
-    let mut pressure = Pressure::new(&scenario.engine.effective);
-    let (mut recorders, mut trusted) = (Vec::new(), Vec::new());
+    let mut pressure = Pressure::new(scenario);
+    let (mut recorders, mut priced) = (Vec::new(), Vec::new());
     let mut series = Vec::new();
     let mut good = Good::new(objective, measure.warm_up);
     for i in 0..u64::from(scenario.measure.seeds) {
         let watch = Series { from: measure.warm_up, requests: Vec::new() };
-        let observer = ((Recorder::new(measure), pressure), (watch, good));
+        let observer = ((Recorder::new(measure.clone()), pressure), (watch, good));
         let seed = scenario.workload.seed.wrapping_add(i);
         let run = deployment.simulate_noting(seed, observer, false);
         let ((recorder, watched), (one, tally)) = run.observer;
-        trusted.push(recorder.trusted(&run.cost.grades()));
+        priced.push(run.priced);
         (pressure, good) = (watched, tally);
         recorders.push(recorder);
         series.push(one);
@@ -149,8 +149,8 @@ pub fn run(deployment: &Deployment<'_>, load: f64, objective: &Objective) -> Tri
     let limits = measured(objective, &recorders);
     let summaries: Vec<Summary> = recorders
         .into_iter()
-        .zip(&trusted)
-        .map(|(recorder, trusted)| recorder.summary().trusted(trusted))
+        .zip(&priced)
+        .map(|(recorder, priced)| priced.summary(recorder))
         .collect();
     let summary = Summary::over_seeds(&summaries).expect("at least one seed");
     let steady = series.iter().all(Series::is_steady);
@@ -203,7 +203,7 @@ pub fn run(deployment: &Deployment<'_>, load: f64, objective: &Objective) -> Tri
         output_throughput: summary.output_throughput,
         usd_per_1m_output_tokens: summary.usd_per_1m_output_tokens,
         e2el_ms: series.first().and_then(Series::interval),
-        bound: pressure.bound(&summary, scenario.hardware.gpu()),
+        bound: pressure.bound(&summary),
         trust: summary.trust,
         missed,
     }

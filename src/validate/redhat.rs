@@ -79,7 +79,7 @@ impl Case {
             .map_err(|e| self.fault(e))?;
         let recorder = Recorder::new(deployment.measure());
         let run = deployment.simulate_noting(self.scenario.workload.seed, recorder, false);
-        Ok(run.observer.trusted(&run.cost.grades()).grade())
+        Ok(run.priced.trusted(&run.observer).grade())
     }
 
     /// Throughput in tokens per second of each seed: tokens that left the server by the deadline,
@@ -92,7 +92,7 @@ impl Case {
         let first = self.scenario.workload.seed;
         // The other seeds meet nearly the same steps as the first.
         let run = deployment.simulate_noting(first, (), false);
-        deployment.learn(run.cost);
+        deployment.learn(run.priced);
         let others = (first + 1..first + seeds)
             .into_par_iter()
             .map(|seed| rate(deployment.simulate(seed, (), false).0));

@@ -166,7 +166,7 @@ pub(super) fn report(bands: bool) -> Result<Report, ValidateError> {
     let observer = (Collected::default(), Recorder::new(deployment.measure()));
     let run = deployment.serve(replay(), observer, false);
     let (Collected(simulated), recorder) = run.observer;
-    let trust = recorder.trusted(&run.cost.grades()).grade();
+    let trust = run.priced.trusted(&recorder).grade();
     let measured: Vec<Latency> = recorded
         .iter()
         .map(|r| {

@@ -351,7 +351,7 @@ impl Outcome {
             Ok(mut deployment) => {
                 let recorder = Recorder::new(deployment.measure());
                 let (run, recorder) = Run::observed(&mut deployment, 1, recorder);
-                trust = recorder.trusted(&deployment.cost().grades()).grade();
+                trust = recorder.trusted(&deployment.pools()[0].cost().grades()).grade();
                 if bands && run.answered() > 0 {
                     deviations = uncertainty::deviations(&deployment, |varied| {
                         let run = Run::once(varied, 1);

@@ -78,7 +78,7 @@ impl Outcome {
         observer: O,
     ) -> (Self, O) {
         let run = deployment.simulate_noting(seed, (Answered::default(), observer), false);
-        deployment.learn(run.cost);
+        deployment.learn(run.priced);
         let (answered, observer) = run.observer;
         (Self::new(deployment, run.totals, answered), observer)
     }

@@ -57,7 +57,7 @@ pub fn run(path: &Path, args: &CalibrateArgs, registry: &Registry) -> Result<Out
 /// What the user gave is wrong, unless the program's own files are.
 fn failure(error: FitError) -> Failure {
     match error {
-        FitError::Profile(_) | FitError::Deploy { source: DeployError::Cost(_), .. } => {
+        FitError::Profile(_) | FitError::Deploy { source: DeployError::Cost { .. }, .. } => {
             Failure::environment("the fit cannot be made", &error)
         }
         error => Failure::bad_input(error),

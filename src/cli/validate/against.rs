@@ -35,9 +35,9 @@ pub fn run(
         return Ok(Outcome::Negative);
     };
     let seed = scenario.workload.seed;
-    let Simulated { observer: log, cost, .. } =
+    let Simulated { observer: log, priced, .. } =
         deployment.simulate_noting(seed, Log::new(deployment.measure()), false);
-    let notes = run::notes(&scenario, &deployment, cost.extrapolations());
+    let notes = run::notes(&scenario, &deployment, &priced.extrapolations());
     if let Some(failure) = scenario.workload.trace_failure() {
         return Err(Failure::Environment(format!("error: {failure}")));
     }

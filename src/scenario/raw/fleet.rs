@@ -1,16 +1,18 @@
 //! Machines behind a router, as they are written.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::engine::fleet::autoscaling::ScalingMetric;
 use crate::engine::fleet::rules::LostRequests;
 use crate::engine::router::RouterPolicy;
 use crate::time::SimDuration;
 
-/// Machines of one kind behind a router.
+/// Machines behind a router, of one kind or in pools of several.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawFleet {
@@ -33,6 +35,60 @@ pub struct RawFleet {
     pub failures: Option<RawFailures>,
     /// Machines that come and go with the load.
     pub autoscaling: Option<RawAutoscaling>,
+    /// Machines of several kinds, or for several models, by name, as in [fleet.pools.large].
+    pub pools: BTreeMap<String, RawPool>,
+}
+
+/// Machines of one kind: [model], [hardware] and [engine] with the pool's own keys laid over them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RawPool {
+    /// Machines of it at the start (default 1, or autoscaling.min-machines).
+    #[schemars(range(min = 1, max = 1000))]
+    pub machines: Option<u32>,
+    /// What a replica takes relative to those of the other pools; the router gives it as much more
+    /// (default 1).
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000))]
+    pub weight: Option<f64>,
+    /// Failures at random times (default: those of the fleet).
+    pub failures: Option<RawFailures>,
+    /// Machines of it that come and go with its load.
+    pub autoscaling: Option<RawAutoscaling>,
+    /// What it serves; over the keys of [model].
+    #[schemars(with = "SameAsModel")]
+    pub model: IgnoredAny,
+    /// What it is made of; over the keys of [hardware].
+    #[schemars(with = "SameAsHardware")]
+    pub hardware: IgnoredAny,
+    /// What runs on it; over the keys of [engine].
+    #[schemars(with = "SameAsEngine")]
+    pub engine: IgnoredAny,
+}
+
+/// A table of a pool has the keys of the scenario's, which are described once, those of custom
+/// engines included.
+macro_rules! same_as {
+    ($($Type:ident, $table:literal;)*) => {$(
+        struct $Type;
+
+        impl JsonSchema for $Type {
+            fn schema_name() -> Cow<'static, str> {
+                $table.into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "$ref": concat!("#/properties/", $table) })
+            }
+        }
+    )*};
+}
+
+same_as! {
+    SameAsModel, "model";
+    SameAsHardware, "hardware";
+    SameAsEngine, "engine";
 }
 
 /// Limits per replica that takes requests; the fleet's sums are held against them.
@@ -48,11 +104,13 @@ pub struct RawAdmission {
 }
 
 /// A machine that fails once; the requests and caches of all replicas on it are lost.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct RawOutage {
-    /// Its number, from 0.
+    /// Its number, from 0; of its pool, where there are several.
     pub machine: Option<u32>,
+    /// The pool that it is of, where there are several.
+    pub pool: Option<String>,
     /// In place of machine, the number of a replica on it; the replicas of the first machine come
     /// first.
     pub replica: Option<u32>,

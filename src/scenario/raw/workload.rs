@@ -110,6 +110,8 @@ pub struct RawTenant {
     pub sessions: Option<RawSessions>,
     /// Its patience.
     pub patience: Option<RawPatience>,
+    /// The model that it asks for, where pools serve several.
+    pub model: Option<String>,
     /// Its own targets (default: those of [measure.slo]).
     pub slo: Option<RawSlo>,
 }

@@ -97,6 +97,7 @@ pub(super) fn asked(
             name: name.clone(),
             share: tenant.share.unwrap_or(1.0),
             priority: tenant.priority.unwrap_or(0),
+            model: tenant.model.clone(),
             lengths,
             shared_prefix,
             sessions,
