@@ -35,9 +35,9 @@ pub enum DeployError {
     #[error("{}{}", of_pool(.pool), refusal(.plan))]
     DoesNotFit { pool: Option<String>, plan: Box<MemoryPlan> },
     #[error("{}the router refuses to start: {why}", of_pool(.pool))]
-    Refuses { pool: Option<String>, why: RouterError },
+    Refuses { pool: Option<String>, why: Box<RouterError> },
     #[error("{}{why}", of_pool(.pool))]
-    Cost { pool: Option<String>, why: CostError },
+    Cost { pool: Option<String>, why: Box<CostError> },
 }
 
 /// Why an engine's own router does not start.
@@ -85,7 +85,9 @@ impl<'a> Deployment<'a> {
         let share = scenario.workload.prompts_share();
         let pool = |kind: Kind<'_>| match profiles(&kind) {
             Ok(profiles) => Pool::new(kind, share, profiles),
-            Err(why) => Err(DeployError::Cost { pool: kind.pool.map(str::to_owned), why }),
+            Err(why) => {
+                Err(DeployError::Cost { pool: kind.pool.map(str::to_owned), why: Box::new(why) })
+            }
         };
         let pools = scenario.kinds().into_iter().map(pool).collect::<Result<_, _>>()?;
         Ok(Self { scenario, pools })

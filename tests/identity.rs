@@ -43,8 +43,8 @@ fn written(deployment: &Deployment<'_>, step_by_step: bool) -> (String, Vec<u8>,
     let (totals, (recorder, requests)) = (run.totals, run.observer);
     let requests = requests.finish().expect("memory takes any row");
     let timeline = timeline_rows(seed, recorder.timeline());
-    let mut summary = Deployment::summary(recorder, &run.cost);
-    summary.notes = run.cost.extrapolations().iter().map(ToString::to_string).collect();
+    let mut summary = run.priced.summary(recorder);
+    summary.notes = run.priced.extrapolations().iter().map(ToString::to_string).collect();
     let summary = serde_json::to_string_pretty(&summary).expect("a summary is JSON");
     (summary, requests, timeline, totals.steps)
 }
@@ -53,9 +53,7 @@ fn written(deployment: &Deployment<'_>, step_by_step: bool) -> (String, Vec<u8>,
 fn agrees(name: &str, scenario: &Scenario) -> bool {
     let deployment = match Deployment::new(scenario) {
         Ok(deployment) => deployment,
-        Err(DeployError::DoesNotFit(_) | DeployError::Tgis(_) | DeployError::Tgi(_)) => {
-            return false;
-        }
+        Err(DeployError::DoesNotFit { .. } | DeployError::Refuses { .. }) => return false,
         Err(error) => panic!("{name}: {error}"),
     };
     let (stepped, jumped) = (written(&deployment, true), written(&deployment, false));

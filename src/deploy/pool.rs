@@ -50,9 +50,10 @@ impl Pool {
             deployment: &profiles.deployment.profile,
             engine: &traits,
         });
-        let cost = cost.map_err(|why| DeployError::Cost { pool: name.clone(), why })?;
+        let cost =
+            cost.map_err(|why| DeployError::Cost { pool: name.clone(), why: Box::new(why) })?;
         let engine = EngineConfig::new(&kind, share, &plan)
-            .map_err(|why| DeployError::Refuses { pool: name.clone(), why })?;
+            .map_err(|why| DeployError::Refuses { pool: name.clone(), why: Box::new(why) })?;
         let tensor_parallel = kind.engine.tensor_parallel_size;
         let replicas = kind.rules.replicas();
         let link = kind.hardware.instance.interconnect.as_ref().map(|links| links.link);

@@ -87,14 +87,8 @@ fn pool(
     context: &mut Context<'_>,
 ) -> Option<PoolSpec> {
     let at = format!("fleet.pools.{name}");
-    let rule = match &raw.autoscaling {
-        Some(rule) => Some(autoscaling(&at, rule, raw.machines, context)),
-        None => None,
-    };
-    let own = match &raw.failures {
-        Some(own) => Some(failures(&at, *own, context)),
-        None => None,
-    };
+    let rule = raw.autoscaling.map(|rule| autoscaling(&at, &rule, raw.machines, context));
+    let own = raw.failures.map(|own| failures(&at, own, context));
     let rule = match rule {
         Some(rule) => Some(rule?),
         None => None,
