@@ -22,7 +22,9 @@
 //! let scenario = scenario::load(&source, &users, &DiskFiles).map_err(|d| d.render(false))?;
 //!
 //! let deployment = Deployment::new(&scenario)?;
-//! println!("room for {} tokens of KV cache", deployment.plan().kv_tokens);
+//! for pool in deployment.pools() {
+//!     println!("room for {} tokens of KV cache", pool.plan().kv_tokens);
+//! }
 //!
 //! let recorder = Recorder::new(deployment.measure());
 //! let (_, recorder) = deployment.simulate(1, recorder, false);
