@@ -42,21 +42,21 @@ struct Operator {
 }
 
 const OPERATORS: [Operator; 5] = [
-    Operator { part: Part::Gemm, surface: "gemm", transferred: 0.10, nominal: 0.10 },
+    Operator { part: Part::Gemm, surface: "gemm", transferred: 0.105, nominal: 0.105 },
     Operator {
         part: Part::Prefill,
         surface: "attention.prefill",
-        transferred: 0.126,
-        nominal: 0.165,
+        transferred: 0.127,
+        nominal: 0.178,
     },
     Operator {
         part: Part::Decode,
         surface: "attention.decode",
-        transferred: 0.178,
-        nominal: 0.178,
+        transferred: 0.168,
+        nominal: 0.168,
     },
-    Operator { part: Part::Mixed, surface: "attention.mixed", transferred: 0.214, nominal: 0.214 },
-    Operator { part: Part::Small, surface: "elementwise", transferred: 0.344, nominal: 0.391 },
+    Operator { part: Part::Mixed, surface: "attention.mixed", transferred: 0.16, nominal: 0.16 },
+    Operator { part: Part::Small, surface: "elementwise", transferred: 0.159, nominal: 0.391 },
 ];
 
 /// How far one part of the price may be off.

@@ -29,7 +29,7 @@ const VLLM: &[&str] = &[
     "engine.vllm.num-gpu-blocks-override=1000",
 ];
 const OPEN_LOOP: &[&str] =
-    &["--request-rate", "4", "--lengths", "openorca-006", "--num-prompts", "20", "--seeds", "3"];
+    &["--request-rate", "4", "--lengths", "openorca-006", "--num-prompts", "20", "--seeds", "5"];
 
 fn metric<'a>(comparison: &'a Value, class: &str, metric: &str) -> &'a Value {
     let metrics = comparison["metrics"].as_array().expect("a list");
@@ -228,6 +228,6 @@ fn files_hold_what_is_printed_and_no_clock() {
     let rows =
         |file: &str| csv::Reader::from_path(folder.path().join(file)).unwrap().into_records();
     assert_eq!(rows("comparison.csv").count(), metrics);
-    assert_eq!(rows("pairs.csv").filter(|row| row.as_ref().unwrap()[2] == *"goodput").count(), 3);
+    assert_eq!(rows("pairs.csv").filter(|row| row.as_ref().unwrap()[2] == *"goodput").count(), 5);
     assert_eq!(read("witness.jsonl").lines().count(), 2);
 }

@@ -1,16 +1,28 @@
 //! A GPU's profile from operator tables: its own rows where there are enough, else those of the GPU
 //! nearest to it, scaled by nominal figures and marked as transferred, else nominal figures.
 
+mod kin;
+mod text;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use crate::cost::attention::{DecodeForm, PrefillForm};
+use crate::cost::elementwise::ElementwiseForm;
+use crate::cost::gemm::GemmForm;
 use crate::cost::profile::{
-    AttentionSurfaces, DecodeSurface, ElementwiseSurface, FORMAT, Fit, GemmSurface, GpuProfile,
+    AttentionSurfaces, DecodeSurface, ElementwiseSurface, Fit, GemmSurface, GpuProfile,
     MixedMemorySurface, MixedSurface, PrefillSurface, SamplerSurface, SkewSurface,
 };
 use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced, significant};
 use crate::hardware::{self, Gpu};
-use crate::units::{Bandwidth, Bytes, FlopRate};
+use crate::units::{Bandwidth, Bytes};
 
-use super::surfaces::{self, Dropped, Surface};
+use super::surfaces::{self, Dropped, Origin, Precision, Rows, Surface};
 use super::table::{Timing, catalogue_gpu};
+use kin::Kin;
+
+pub use text::to_toml;
 
 /// What an import came to.
 #[derive(Clone, Debug)]
@@ -24,77 +36,101 @@ pub struct Import {
     pub transferred: Vec<(&'static str, String)>,
 }
 
-/// Whose surfaces stand for those that a GPU has no rows of: first the same chip or architecture.
-struct Kin {
-    gpu: &'static str,
-    gemm: &'static str,
-    prefill: &'static str,
-    decode: &'static str,
-    small: &'static str,
-}
-
-/// The A10G's attention was never timed. Its decode is taken to be that of the L40S, whose cache
-/// hierarchy is nearer than the A100's; its prefill that of the A100, with the same instructions.
-const KIN: [Kin; 10] = [
-    Kin { gpu: "a10", gemm: "a10g", prefill: "a100-80gb", decode: "l40s", small: "a40" },
-    Kin { gpu: "a10g", gemm: "a40", prefill: "a100-80gb", decode: "l40s", small: "a40" },
-    Kin { gpu: "a40", gemm: "a10g", prefill: "a100-80gb", decode: "l40s", small: "a100-80gb" },
-    Kin {
-        gpu: "a100-40gb",
-        gemm: "a100-80gb",
-        prefill: "a100-80gb",
-        decode: "a100-80gb",
-        small: "a100-80gb",
-    },
-    Kin { gpu: "l4", gemm: "l40s", prefill: "l40s", decode: "l40s", small: "rtx-4090" },
-    Kin {
-        gpu: "l40s",
-        gemm: "rtx-4090",
-        prefill: "rtx-4090",
-        decode: "rtx-4090",
-        small: "rtx-4090",
-    },
-    Kin {
-        gpu: "h100-80gb",
-        gemm: "h200-141gb",
-        prefill: "a100-80gb",
-        decode: "a100-80gb",
-        small: "a100-80gb",
-    },
-    Kin {
-        gpu: "h200-141gb",
-        gemm: "h100-80gb",
-        prefill: "h100-80gb",
-        decode: "h100-80gb",
-        small: "a100-80gb",
-    },
-    Kin { gpu: "rtx-4090", gemm: "l40s", prefill: "l40s", decode: "l40s", small: "l40s" },
-    Kin {
-        gpu: "rtx-pro-6000",
-        gemm: "rtx-4090",
-        prefill: "rtx-4090",
-        decode: "rtx-4090",
-        small: "rtx-4090",
-    },
-];
-
-/// Whose 8-bit GEMMs stand for those of a GPU without rows of them.
-const FP8_KIN: &str = "l40s";
-
 /// Floor and time per sequence of the sampler at a vocabulary of 128,256, in microseconds: two
 /// runs of vLLM 0.19 (`../shared/physics/operator-surfaces.md` 4.5).
 const SAMPLERS: [(&str, f64, f64); 2] = [("rtx-4090", 8.4, 1.0), ("rtx-pro-6000", 18.0, 0.5)];
 
-pub(super) const HALF: [&str; 4] = ["fp16", "bf16", "float16", "bfloat16"];
+/// Rows by GPU, with the surfaces through them.
+///
+/// A surface is fitted when it is first asked for, and once: several GPUs may have it carried over.
+pub struct Tables<'a> {
+    gpus: BTreeMap<&'static str, Own<'a>>,
+}
 
-/// Builds the profile of `gpu` from all rows of the tables.
-pub fn import(rows: &[Timing], gpu: &Gpu) -> Import {
-    Importer { rows, gpu, dropped: Dropped::default(), fits: Vec::new(), transferred: Vec::new() }
-        .run()
+/// What the rows of one GPU give.
+struct Own<'a> {
+    gpu: Gpu,
+    timings: Vec<&'a Timing>,
+    origin: Origin,
+    gemm: OnceLock<Option<Surface<GemmForm>>>,
+    gemm_fp8: OnceLock<Option<Surface<GemmForm>>>,
+    prefill: OnceLock<Option<Surface<PrefillForm>>>,
+    decode: OnceLock<Option<Surface<DecodeForm>>>,
+    elementwise: OnceLock<Option<Surface<ElementwiseForm>>>,
+}
+
+impl<'a> Own<'a> {
+    fn new(gpu: Gpu, timings: Vec<&'a Timing>, origin: Origin) -> Self {
+        let (gemm, gemm_fp8, prefill) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        let (decode, elementwise) = (OnceLock::new(), OnceLock::new());
+        Self { gpu, timings, origin, gemm, gemm_fp8, prefill, decode, elementwise }
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Rows { gpu: &self.gpu, timings: &self.timings, origin: self.origin }
+    }
+
+    fn gemm(&self) -> Option<&Surface<GemmForm>> {
+        self.gemm.get_or_init(|| surfaces::gemm(&self.rows(), &Precision::HALF)).as_ref()
+    }
+
+    fn gemm_fp8(&self) -> Option<&Surface<GemmForm>> {
+        self.gemm_fp8.get_or_init(|| surfaces::gemm(&self.rows(), &Precision::FP8)).as_ref()
+    }
+
+    fn prefill(&self) -> Option<&Surface<PrefillForm>> {
+        self.prefill.get_or_init(|| surfaces::prefill(&self.rows())).as_ref()
+    }
+
+    fn decode(&self) -> Option<&Surface<DecodeForm>> {
+        self.decode.get_or_init(|| surfaces::decode(&self.rows())).as_ref()
+    }
+
+    fn elementwise(&self) -> Option<&Surface<ElementwiseForm>> {
+        self.elementwise.get_or_init(|| surfaces::elementwise(&self.rows())).as_ref()
+    }
+}
+
+impl<'a> Tables<'a> {
+    /// All rows whose GPU the catalogue has.
+    pub fn new(rows: &'a [Timing]) -> Self {
+        let mut timings: BTreeMap<&str, Vec<&Timing>> = BTreeMap::new();
+        for row in rows {
+            if let Some(name) = catalogue_gpu(&row.gpu) {
+                timings.entry(name).or_default().push(row);
+            }
+        }
+        let own = |(name, timings)| {
+            let gpu = hardware::gpu(name).expect("a name of the catalogue");
+            (name, Own::new(gpu, timings, Origin::Tables))
+        };
+        Self { gpus: timings.into_iter().map(own).collect() }
+    }
+
+    /// GPUs that have rows.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.gpus.keys().copied()
+    }
+
+    /// The rows of a GPU, if it has any.
+    pub fn rows(&self, name: &str) -> Option<Rows<'_>> {
+        self.gpus.get(name).map(Own::rows)
+    }
+
+    /// The profile of `gpu` from its own rows, and from its kin's where they do not suffice.
+    pub fn import(&self, gpu: &Gpu) -> Import {
+        Importer::new(self, gpu, self.gpus.get(gpu.name.as_str())).run()
+    }
+
+    /// The same as if it had no rows of its own.
+    pub fn transfer(&self, gpu: &Gpu) -> Import {
+        Importer::new(self, gpu, None).run()
+    }
 }
 
 struct Importer<'a> {
-    rows: &'a [Timing],
+    tables: &'a Tables<'a>,
+    own: Option<&'a Own<'a>>,
     gpu: &'a Gpu,
     dropped: Dropped,
     fits: Vec<Fit>,
@@ -102,13 +138,13 @@ struct Importer<'a> {
 }
 
 /// A surface with how it was come by.
-struct Origin<F> {
+struct ComeBy<F> {
     form: F,
     provenance: Provenance,
     source: String,
 }
 
-impl<F> Origin<F> {
+impl<F> ComeBy<F> {
     fn scaled<T: Coefficient>(&self, value: f64, how: &str) -> Sourced<T> {
         let source = match &self.provenance {
             Provenance::Fitted => self.source.clone(),
@@ -118,53 +154,53 @@ impl<F> Origin<F> {
     }
 }
 
-impl Importer<'_> {
-    fn rows_of(&self, gpu: &str) -> Vec<&Timing> {
-        self.rows.iter().filter(|row| catalogue_gpu(&row.gpu) == Some(gpu)).collect()
+impl<'a> Importer<'a> {
+    fn new(tables: &'a Tables<'a>, gpu: &'a Gpu, own: Option<&'a Own<'a>>) -> Self {
+        let (dropped, fits, transferred) = (Dropped::default(), Vec::new(), Vec::new());
+        Self { tables, own, gpu, dropped, fits, transferred }
     }
 
-    fn kin(&self) -> Option<&'static Kin> {
-        KIN.iter().find(|kin| kin.gpu == self.gpu.name)
+    /// Takes a surface through the GPU's own rows.
+    fn fitted<F: Copy>(&mut self, surface: &Surface<F>) -> ComeBy<F> {
+        self.dropped.join(&surface.dropped);
+        self.fits.extend(surface.fits.iter().cloned());
+        ComeBy {
+            form: surface.form,
+            provenance: Provenance::Fitted,
+            source: surface.source.clone(),
+        }
     }
 
     /// The surface from the GPU's own rows, or from its kin's.
-    fn find<F>(
+    fn find<F: Copy + 'a>(
         &mut self,
         what: &'static str,
         kin: Option<&'static str>,
-        fit: impl Fn(&[&Timing], &Gpu) -> Option<Surface<F>>,
-    ) -> Option<(Origin<F>, Gpu)> {
-        if let Some(surface) = fit(&self.rows_of(&self.gpu.name), self.gpu) {
-            self.dropped.join(&surface.dropped);
-            self.fits.extend(surface.fits);
-            let origin = Origin {
-                form: surface.form,
-                provenance: Provenance::Fitted,
-                source: surface.source,
-            };
-            return Some((origin, self.gpu.clone()));
+        surface: impl Fn(&'a Own<'a>) -> Option<&'a Surface<F>>,
+    ) -> Option<(ComeBy<F>, &'a Gpu)> {
+        if let Some(surface) = self.own.and_then(&surface) {
+            return Some((self.fitted(surface), self.gpu));
         }
-        let kin = kin?;
-        let other = hardware::gpu(kin).expect("kin is in the catalogue");
-        let surface = fit(&self.rows_of(kin), &other)?;
+        let kin = kin.filter(|kin| *kin != self.gpu.name)?;
+        let other = self.tables.gpus.get(kin)?;
+        let surface = surface(other)?;
         self.transferred.push((what, kin.to_owned()));
-        let origin = Origin {
+        let origin = ComeBy {
             form: surface.form,
             provenance: Provenance::TransferredFrom(kin.to_owned()),
-            source: surface.source,
+            source: surface.source.clone(),
         };
-        Some((origin, other))
+        Some((origin, &other.gpu))
     }
 
     fn run(mut self) -> Import {
         let nominal = GpuProfile::from_datasheet(self.gpu);
-        let kin = self.kin();
+        let kin = kin::of(self.gpu);
         let gemm = self
-            .gemm("gemm", kin.map(|kin| kin.gemm), &HALF, 2.0, |gpu| Some(gpu.peak.fp16))
+            .gemm(&Precision::HALF, kin.map(|kin| kin.gemm), Own::gemm)
             .unwrap_or_else(|| self.nominal("gemm", nominal.gemm));
         let gemm_fp8 = self.gpu.peak.fp8.and(
-            self.gemm("gemm-fp8", Some(FP8_KIN), &["fp8"], 1.0, |gpu| gpu.peak.fp8)
-                .or(nominal.gemm_fp8),
+            self.gemm(&Precision::FP8, Some(kin::FP8_KIN), Own::gemm_fp8).or(nominal.gemm_fp8),
         );
         let prefill = self
             .prefill(kin)
@@ -183,7 +219,7 @@ impl Importer<'_> {
         });
         let sampler = sampler(self.gpu);
         Import {
-            rows: self.rows_of(&self.gpu.name).len(),
+            rows: self.own.map_or(0, |own| own.timings.len()),
             profile: GpuProfile {
                 note,
                 gemm,
@@ -211,18 +247,14 @@ impl Importer<'_> {
 
     fn gemm(
         &mut self,
-        what: &'static str,
+        precision: &'static Precision,
         kin: Option<&'static str>,
-        dtypes: &[&str],
-        element: f64,
-        peak: fn(&Gpu) -> Option<FlopRate>,
+        surface: impl Fn(&'a Own<'a>) -> Option<&'a Surface<GemmForm>>,
     ) -> Option<GemmSurface> {
-        let own_peak = peak(self.gpu)?.per_s();
-        let (o, other) = self.find(what, kin, |rows, gpu| {
-            surfaces::gemm(rows, gpu, dtypes, element, peak(gpu)?.per_s())
-        })?;
-        let faster = own_peak / peak(&other)?.per_s();
-        let wider = bandwidth_ratio(self.gpu, &other);
+        let own_peak = (precision.peak)(self.gpu)?.per_s();
+        let (o, other) = self.find(precision.surface, kin, surface)?;
+        let faster = own_peak / (precision.peak)(other)?.per_s();
+        let wider = kin::bandwidth_ratio(self.gpu, other);
         let same = "same kernels";
         Some(GemmSurface {
             peak: o.scaled(o.form.peak * faster, "scaled by nominal peaks"),
@@ -237,15 +269,15 @@ impl Importer<'_> {
 
     fn prefill(&mut self, kin: Option<&'static Kin>) -> Option<PrefillSurface> {
         let kin = kin.map(|kin| kin.prefill);
-        let (o, other) = self.find("attention.prefill", kin, surfaces::prefill)?;
+        let (o, other) = self.find("attention.prefill", kin, Own::prefill)?;
         let faster = self.gpu.peak.fp16.per_s() / other.peak.fp16.per_s();
         Some(PrefillSurface {
             floor: o.scaled(o.form.floor, "as there"),
             peak: o.scaled(o.form.peak * faster, "scaled by nominal peaks"),
-            walk: o.scaled(o.form.walk / clock_ratio(self.gpu, &other), "scaled by clocks"),
+            walk: o.scaled(o.form.walk / kin::clock_ratio(self.gpu, other), "scaled by clocks"),
             blend: o.scaled(o.form.blend, "as there"),
             bandwidth: o.scaled(
-                o.form.bandwidth * bandwidth_ratio(self.gpu, &other),
+                o.form.bandwidth * kin::bandwidth_ratio(self.gpu, other),
                 "scaled by nominal bandwidths",
             ),
         })
@@ -253,13 +285,13 @@ impl Importer<'_> {
 
     fn decode(&mut self, kin: Option<&'static Kin>) -> Option<DecodeSurface> {
         let kin = kin.map(|kin| kin.decode);
-        let (o, other) = self.find("attention.decode", kin, surfaces::decode)?;
-        let slower = 1.0 / clock_ratio(self.gpu, &other);
+        let (o, other) = self.find("attention.decode", kin, Own::decode)?;
+        let slower = 1.0 / kin::clock_ratio(self.gpu, other);
         Some(DecodeSurface {
             floor: o.scaled(o.form.floor, "as there"),
             per_sequence: o.scaled(o.form.per_sequence * slower, "scaled by clocks"),
             bandwidth: o.scaled(
-                o.form.bandwidth * bandwidth_ratio(self.gpu, &other),
+                o.form.bandwidth * kin::bandwidth_ratio(self.gpu, other),
                 "scaled by nominal bandwidths",
             ),
             per_sqrt_context: o.scaled(o.form.per_sqrt_context, "as there"),
@@ -281,10 +313,10 @@ impl Importer<'_> {
             skew: None,
         };
         let form = surfaces.form(self.gpu);
-        let fitted = self.find("attention.mixed", None, |rows, gpu| {
-            surfaces::mixed(rows, gpu, form.prefill, form.decode)
-        });
-        if let Some((o, _)) = fitted {
+        let rows = self.own.map(Own::rows);
+        let fitted = rows.and_then(|rows| surfaces::mixed(&rows, form.prefill, form.decode));
+        if let Some(surface) = fitted {
+            let o = self.fitted(&surface);
             let memory = o.form.memory.map(|memory| MixedMemorySurface {
                 bandwidth: o.scaled(memory.bandwidth, ""),
                 cache: o.scaled(memory.cache, ""),
@@ -322,29 +354,21 @@ impl Importer<'_> {
 
     fn elementwise(&mut self, kin: Option<&'static Kin>) -> Option<ElementwiseSurface> {
         let kin = kin.map(|kin| kin.small);
-        let (o, other) = self.find("elementwise", kin, surfaces::elementwise)?;
+        let (o, other) = self.find("elementwise", kin, Own::elementwise)?;
         let chip = |gpu: &Gpu| f64::from(gpu.chip.streaming_multiprocessors);
-        let wider = chip(self.gpu) / chip(&other) * clock_ratio(self.gpu, &other);
+        let wider = chip(self.gpu) / chip(other) * kin::clock_ratio(self.gpu, other);
         let cache = self.gpu.memory.l2.as_f64() / other.memory.l2.as_f64();
         Some(ElementwiseSurface {
             floor: o.scaled(o.form.floor, "as there"),
             cache_bandwidth: o
                 .scaled(o.form.cache_bandwidth * wider, "scaled by multiprocessors and clocks"),
             dram_bandwidth: o.scaled(
-                o.form.dram_bandwidth * bandwidth_ratio(self.gpu, &other),
+                o.form.dram_bandwidth * kin::bandwidth_ratio(self.gpu, other),
                 "scaled by nominal bandwidths",
             ),
             cache: o.scaled(o.form.cache * cache, "scaled by L2"),
         })
     }
-}
-
-fn bandwidth_ratio(gpu: &Gpu, other: &Gpu) -> f64 {
-    gpu.memory.bandwidth.bytes_per_s() / other.memory.bandwidth.bytes_per_s()
-}
-
-fn clock_ratio(gpu: &Gpu, other: &Gpu) -> f64 {
-    f64::from(gpu.chip.boost_clock_mhz) / f64::from(other.chip.boost_clock_mhz)
 }
 
 fn sampler(gpu: &Gpu) -> SamplerSurface {
@@ -365,59 +389,5 @@ fn sampler(gpu: &Gpu) -> SamplerSurface {
             from,
             format!("{published}; scaled by nominal bandwidths"),
         ),
-    }
-}
-
-/// The profile as text: one line for each coefficient.
-pub fn to_toml(profile: &GpuProfile, gpu: &Gpu) -> String {
-    let table = toml::Table::try_from(profile).expect("a profile is plain data");
-    let mut text = format!("# {}, written by `servesim calibrate --from-tables`.\n", gpu.product);
-    text.push_str(&format!("format = {FORMAT}\n"));
-    if let Some(note) = table.get("note") {
-        text.push_str(&format!("note = {note}\n"));
-    }
-    write_tables(&mut text, "", &table);
-    for fit in table.get("fit").and_then(toml::Value::as_array).into_iter().flatten() {
-        text.push_str("\n[[fit]]\n");
-        for (key, value) in fit.as_table().into_iter().flatten() {
-            text.push_str(&format!("{key} = {value}\n"));
-        }
-    }
-    text
-}
-
-/// The number as it was meant: a unit's factor leaves traces in the last digits.
-fn rounded(value: &toml::Value) -> String {
-    let text = value.as_str().unwrap_or_default();
-    let number = text.split(' ').next().and_then(|number| number.parse::<f64>().ok());
-    match (value.as_float(), number) {
-        (Some(number), _) => toml::Value::Float(significant(number)).to_string(),
-        (None, Some(number)) => {
-            let unit = text.split_once(' ').map_or("", |(_, unit)| unit);
-            format!("\"{} {unit}\"", significant(number))
-        }
-        (None, None) => value.to_string(),
-    }
-}
-
-fn write_tables(text: &mut String, path: &str, table: &toml::Table) {
-    for (name, entry) in table {
-        let Some(inner) = entry.as_table() else { continue };
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let coefficients = inner.values().all(|v| v.get("value").is_some());
-        if !coefficients {
-            write_tables(text, &path, inner);
-            continue;
-        }
-        text.push_str(&format!("\n[{path}]\n"));
-        for (key, number) in inner {
-            let part = |name: &str| &number[name];
-            text.push_str(&format!(
-                "{key} = {{ value = {}, provenance = {}, source = {} }}\n",
-                rounded(part("value")),
-                part("provenance"),
-                part("source")
-            ));
-        }
     }
 }

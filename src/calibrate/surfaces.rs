@@ -1,22 +1,25 @@
 //! Surfaces through the rows of operator tables: which rows count, which are kept back, and how far
 //! the surface is from each.
 //!
-//! Parameters are fitted to log ratios under a loss that outliers do not dominate; the error that is
-//! reported is of rows that the fit never saw.
+//! Parameters are fitted to log ratios under a loss that outliers do not dominate. The error that is
+//! reported is of rows that a first fit never saw; the surface itself is then fitted to all rows,
+//! since a few shapes more are worth more than a second look at the error.
 
 mod attention;
 mod elementwise;
 mod gemm;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cost::profile::Fit;
+use crate::hardware::Gpu;
+use crate::units::FlopRate;
 
-use super::fit::{Parameter, least_squares};
+use super::fit::{self, Parameter, least_squares};
 use super::table::Timing;
 
 pub use attention::{decode, decode_errors, mixed, mixed_errors, prefill, prefill_errors};
-pub use elementwise::{elementwise, elementwise_errors};
+pub use elementwise::{elementwise, elementwise_errors, sampler};
 pub use gemm::{gemm, gemm_errors};
 
 /// Share of the shapes (or rows) that are kept back from a fit.
@@ -25,12 +28,79 @@ const HELD_OUT: f64 = 0.4;
 /// Log ratios beyond about this count less than their square.
 const OUTLIER: f64 = 0.10;
 
-/// Fewer rows than this are no ground for a surface.
+/// How far one timing is from the next of the same kernel: what a row weighs beside what is thought
+/// of a coefficient beforehand.
+const SCATTER: f64 = 0.03;
+
+/// Fewer rows than this of a table are no ground for a surface.
 pub const FEWEST_ROWS: usize = 24;
 
-/// Rows beyond this many teach a surface of seven parameters nothing
+/// Rows beyond this many, over all sources, teach a surface of seven parameters nothing
 /// (`../shared/physics/operator-surfaces.md` 4.1: 64 do).
-const MOST_ROWS: usize = 600;
+const MOST_ROWS: usize = 900;
+
+/// Who timed the rows, which says which of them count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Others, of every shape and often the same operands again and again, which the cache may hold.
+    Tables,
+    /// Our probes: shapes that the surfaces are for, over buffers larger than the cache.
+    Probes,
+}
+
+/// The rows of one GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    pub gpu: &'a Gpu,
+    pub timings: &'a [&'a Timing],
+    pub origin: Origin,
+}
+
+impl Rows<'_> {
+    /// Whether that many are ground for a surface of `coefficients`.
+    fn suffice(&self, samples: usize, coefficients: usize) -> bool {
+        match self.origin {
+            Origin::Tables => samples >= FEWEST_ROWS,
+            // Few, but spread over the shapes on purpose.
+            Origin::Probes => samples >= coefficients,
+        }
+    }
+}
+
+/// Types of the numbers that are multiplied.
+#[derive(Clone, Copy, Debug)]
+pub struct Precision {
+    /// The surface of a profile that their products are for.
+    pub surface: &'static str,
+    /// As tables write them.
+    pub dtypes: &'static [&'static str],
+    /// Bytes of one number.
+    pub element: f64,
+    pub peak: fn(&Gpu) -> Option<FlopRate>,
+}
+
+impl Precision {
+    pub const HALF: Self = Self {
+        surface: "gemm",
+        dtypes: &["fp16", "bf16", "float16", "bfloat16"],
+        element: 2.0,
+        peak: |gpu| Some(gpu.peak.fp16),
+    };
+    pub const FP8: Self =
+        Self { surface: "gemm-fp8", dtypes: &["fp8"], element: 1.0, peak: |gpu| gpu.peak.fp8 };
+    /// What a host without tensor cores computes in.
+    pub const SINGLE: Self =
+        Self { surface: "gemm", dtypes: &["fp32"], element: 4.0, peak: |gpu| Some(gpu.peak.fp32) };
+
+    fn has(&self, dtype: &str) -> bool {
+        self.dtypes.contains(&dtype)
+    }
+
+    /// The 16- or 32-bit type of that name.
+    fn of(dtype: &str) -> Option<&'static Self> {
+        [&Self::HALF, &Self::SINGLE].into_iter().find(|precision| precision.has(dtype))
+    }
+}
 
 /// Why rows were left out, and how many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,15 +143,43 @@ struct Sample<T> {
     source: String,
     /// Rows with the same key are fitted together or held out together.
     key: u64,
+    /// What was timed, in full.
+    row: u64,
     /// For residuals by region.
     region: &'static str,
 }
 
-/// What a table calls its source, short enough to cite: its first two path parts.
-fn short_source(timing: &Timing) -> String {
-    let parts: Vec<&str> =
-        timing.source.split([':', '@']).next().unwrap_or("").split('/').collect();
-    parts[..parts.len().min(2)].join("/")
+/// Collections of tables by the abbreviation that their rows have, and whether the next part of a
+/// row's path tells measurements apart: an engine's version, or a GPU.
+const COLLECTIONS: [(&str, &str, bool); 4] = [
+    ("aic", "aiconfigurator-core", true),
+    ("vidur", "microsoft/vidur", true),
+    ("lss", "casys-kaist/LLMServingSim", false),
+    ("rgs", "robertgshaw2-neuralmagic/vllm-benchmarking", false),
+];
+
+/// What a table calls its source, short enough to cite: the collection, or the first two parts of
+/// its path.
+fn source_of(timing: &Timing) -> String {
+    let path = timing.source.split([':', '@']).next().unwrap_or("").trim();
+    let parts: Vec<&str> = path.split('/').collect();
+    match COLLECTIONS.iter().find(|(short, ..)| *short == parts[0]) {
+        Some((_, name, true)) if parts.len() > 1 => format!("{name} {}", parts[1]),
+        Some((_, name, _)) => (*name).to_owned(),
+        None => parts[..parts.len().min(2)].join("/"),
+    }
+}
+
+/// Leaves out what stands in two tables of one collection: it would count twice.
+fn once<T>(samples: &mut Vec<Sample<T>>, dropped: &mut Dropped) {
+    let mut seen = BTreeSet::new();
+    samples.retain(|sample| {
+        let new = seen.insert((sample.row, sample.source.clone(), sample.seconds.to_bits()));
+        if !new {
+            dropped.count("the same timing in another table");
+        }
+        new
+    });
 }
 
 /// The rows of one source. Engines run different attention kernels, which no one surface can meet:
@@ -113,8 +211,8 @@ fn held_out_keys<T>(samples: &[Sample<T>]) -> Vec<u64> {
     keys
 }
 
-/// Fits `predict` to the samples that are not held out, from each of `starts`, and states the
-/// errors on those that are.
+/// Fits `predict` to the samples that are not held out, from each of `starts`, states the errors on
+/// those that are, and fits it to all.
 fn fit<T>(
     surface: &str,
     split: &str,
@@ -124,26 +222,10 @@ fn fit<T>(
 ) -> (Vec<f64>, Vec<Fit>) {
     let held_keys = held_out_keys(samples);
     let is_held = |sample: &&Sample<T>| held_keys.binary_search(&sample.key).is_ok();
-    let mut train: Vec<&Sample<T>> = samples.iter().filter(|s| !is_held(s)).collect();
-    // Evenly over the table, which is in order of shape.
-    let step = train.len().div_ceil(MOST_ROWS).max(1);
-    train = train.into_iter().step_by(step).collect();
-    let mut by_source: BTreeMap<&str, usize> = BTreeMap::new();
-    train.iter().for_each(|s| *by_source.entry(&s.source).or_default() += 1);
-    // Each source counts alike, however many rows it has.
-    let share = train.len() as f64 / by_source.len().max(1) as f64;
-    let residuals = |values: &[f64]| -> Vec<f64> {
-        train
-            .iter()
-            .map(|s| {
-                let weight = (share / by_source[s.source.as_str()] as f64).sqrt();
-                weight * soft((predict(values, &s.shape) / s.seconds).ln())
-            })
-            .collect()
-    };
+    let train: Vec<&Sample<T>> = samples.iter().filter(|s| !is_held(s)).collect();
     let best = starts
         .iter()
-        .map(|start| least_squares(start, 1.0, residuals))
+        .map(|start| fit_to(&train, start, &predict))
         .min_by(|a, b| {
             let sum = |rows: &[f64]| rows.iter().map(|r| r * r).sum::<f64>();
             sum(&a.residuals).total_cmp(&sum(&b.residuals))
@@ -151,27 +233,70 @@ fn fit<T>(
         .expect("at least one start");
     let held: Vec<&Sample<T>> = samples.iter().filter(is_held).collect();
     let judged = if held.is_empty() { samples.iter().collect() } else { held };
-    let fits = by_source
-        .keys()
-        .filter_map(|source| {
+    let all: Vec<&Sample<T>> = samples.iter().collect();
+    let fits = by_source(&all)
+        .into_iter()
+        .filter_map(|(source, fitted)| {
             let rows: Vec<(&str, f64)> = judged
                 .iter()
-                .filter(|s| s.source == **source)
+                .filter(|s| s.source == source)
                 .map(|s| (s.region, (predict(&best.values, &s.shape) / s.seconds - 1.0).abs()))
                 .collect();
             let errors: Vec<f64> = rows.iter().map(|(_, error)| *error).collect();
-            let fitted = by_source[source];
             (!errors.is_empty()).then(|| Fit {
                 surface: surface.to_owned(),
                 rows: u32::try_from(fitted).unwrap_or(u32::MAX),
                 median_percent: percent(&errors, 0.5),
                 p90_percent: percent(&errors, 0.9),
                 on: format!("{} {split}; {}", errors.len(), regions(&rows)),
-                source: (*source).to_owned(),
+                source: source.to_owned(),
             })
         })
         .collect();
-    (best.values, fits)
+    let from_there: Vec<Parameter> = starts[0]
+        .iter()
+        .zip(&best.values)
+        .map(|(parameter, value)| Parameter { start: *value, ..parameter.clone() })
+        .collect();
+    (fit_to(&all, &from_there, &predict).values, fits)
+}
+
+/// Rows of each source.
+fn by_source<'a, T>(samples: &[&'a Sample<T>]) -> BTreeMap<&'a str, usize> {
+    let mut rows = BTreeMap::new();
+    samples.iter().for_each(|s| *rows.entry(s.source.as_str()).or_default() += 1);
+    rows
+}
+
+/// The best parameters for these samples, of which each source counts alike, however many rows it
+/// has.
+fn fit_to<T>(
+    samples: &[&Sample<T>],
+    start: &[Parameter],
+    predict: impl Fn(&[f64], &T) -> f64,
+) -> fit::Fit {
+    let most = MOST_ROWS / by_source(samples).len().max(1);
+    let mut taken = samples.to_vec();
+    // In no order of shape, and the same everywhere.
+    taken.sort_by_key(|s| (s.row, s.seconds.to_bits()));
+    let mut of_source: BTreeMap<&str, usize> = BTreeMap::new();
+    taken.retain(|s| {
+        let count = of_source.entry(&s.source).or_default();
+        *count += 1;
+        *count <= most
+    });
+    let by_source = by_source(&taken);
+    let share = taken.len() as f64 / by_source.len().max(1) as f64;
+    let residuals = |values: &[f64]| -> Vec<f64> {
+        taken
+            .iter()
+            .map(|s| {
+                let weight = (share / by_source[s.source.as_str()] as f64).sqrt();
+                weight * soft((predict(values, &s.shape) / s.seconds).ln())
+            })
+            .collect()
+    };
+    least_squares(start, SCATTER, residuals)
 }
 
 /// The errors of a surface that never saw these rows, by source.
@@ -221,15 +346,30 @@ fn percent(errors: &[f64], share: f64) -> f64 {
     (sorted[at] * 1000.0).round() / 10.0
 }
 
-/// A free parameter: starts at `start`, may go from `low` to `high`.
-fn free(name: &str, start: f64, low: f64, high: f64) -> Parameter {
+/// A coefficient before the fit: the datasheet's guess, and one standard deviation as a factor up
+/// and down. It matters where the rows do not tell.
+fn prior(name: &str, guess: f64, factor: f64) -> Parameter {
+    let most = factor.powi(3);
     Parameter {
         name: name.to_owned(),
-        guess: start,
-        start: start.clamp(low, high),
-        spread: f64::INFINITY,
-        bounds: (low, high),
+        guess,
+        start: guess,
+        spread: factor.ln(),
+        bounds: (guess / most, guess * most),
     }
+}
+
+/// The exponent of a blend.
+fn blend(guess: f64) -> Parameter {
+    Parameter { bounds: (1.0, 21.0), ..prior("blend", guess, 2.0) }
+}
+
+/// With an upper bound of its own.
+fn at_most(mut parameter: Parameter, most: f64) -> Parameter {
+    parameter.bounds.1 = most;
+    parameter.start = parameter.start.min(most);
+    parameter.bounds.0 = parameter.bounds.0.min(most);
+    parameter
 }
 
 /// Names of the sources of samples, most rows first.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{CalibrateArgs, Format};
 use super::{Failure, Outcome, output};
-use crate::calibrate::import::{self, Import};
+use crate::calibrate::import::{Import, Tables, to_toml};
 use crate::calibrate::table::{self, TableKind, Timing, catalogue_gpu};
 use crate::cost::profile::GpuProfile;
 use crate::hardware::{self, Gpu};
@@ -34,9 +34,9 @@ fn from_tables(args: &CalibrateArgs) -> Result<Outcome, Failure> {
         print(args, &contents(&rows))?;
         return Ok(Outcome::Done);
     };
-    let import = import::import(&rows, &gpu);
+    let import = Tables::new(&rows).import(&gpu);
     if let Some(path) = &args.out {
-        let text = import::to_toml(&import.profile, &gpu);
+        let text = to_toml(&import.profile, &gpu);
         // What is written must be what the program reads.
         GpuProfile::from_toml(&path.display().to_string(), text.as_bytes())
             .map_err(|error| Failure::environment("the fitted profile is not valid", &error))?;

@@ -6,14 +6,14 @@ use crate::cost::StepShape;
 use crate::cost::attention::{
     AttentionForm, AttentionShape, DecodeForm, MixedForm, MixedMemory, PrefillForm, SkewForm,
 };
-use crate::hardware::Gpu;
+use crate::cost::profile::{Fit, GpuProfile};
 
+use super::super::fit::Parameter;
 use super::super::table::{AttentionBatch, Operator, Timing};
 use super::{
-    Dropped, FEWEST_ROWS, Sample, Surface, fit, free, hash, judge, of_one_source, short_source,
-    sources,
+    Dropped, Origin, Precision, Rows, Sample, Surface, at_most, blend, fit, hash, judge,
+    of_one_source, once, prior, source_of, sources,
 };
-use crate::cost::profile::Fit;
 
 /// KV of this size and more may sit in L2 when a kernel is timed again and again.
 const LARGEST_SMALL_KV: f64 = 8e6;
@@ -34,7 +34,7 @@ fn shape_of(batch: &AttentionBatch) -> AttentionShape {
         heads: batch.heads as f64,
         kv_heads: batch.kv_heads as f64,
         head_dim: batch.head_dim as f64,
-        kv_bytes: 2.0,
+        kv_bytes: Precision::of(&batch.kv_dtype).map_or(2.0, |precision| precision.element),
         full_layers: 1.0,
         window_layers: 0.0,
         window: f64::INFINITY,
@@ -55,10 +55,10 @@ fn step_of(batch: &AttentionBatch) -> StepShape {
 }
 
 /// What every surface asks of a row; others are another kernel's.
-fn is_plain(batch: &AttentionBatch) -> bool {
-    matches!(batch.kv_dtype.as_str(), "bf16" | "fp16" | "float16" | "bfloat16")
-        && batch.window == 0
-        && batch.head_dim == 128
+fn is_plain(rows: &Rows<'_>, batch: &AttentionBatch) -> bool {
+    let chosen = rows.origin == Origin::Probes;
+    let known = Precision::of(&batch.kv_dtype).is_some();
+    known && batch.window == 0 && (chosen || batch.head_dim == 128)
 }
 
 fn key_of(batch: &AttentionBatch) -> u64 {
@@ -70,6 +70,7 @@ fn key_of(batch: &AttentionBatch) -> u64 {
         batch.context,
         batch.heads,
         batch.kv_heads,
+        batch.head_dim,
     ])
 }
 
@@ -77,17 +78,18 @@ fn sample(timing: &Timing, batch: &AttentionBatch) -> Sample<Batch> {
     Sample {
         shape: (shape_of(batch), step_of(batch)),
         seconds: timing.seconds,
-        source: short_source(timing),
+        source: source_of(timing),
         key: key_of(batch),
+        row: key_of(batch),
         region: if timing.seconds > 100e-6 { ">100 us" } else { "<=100 us" },
     }
 }
 
 fn batches<'a>(
-    rows: &'a [&'a Timing],
+    rows: &Rows<'a>,
     keep: fn(&AttentionBatch) -> bool,
 ) -> impl Iterator<Item = (&'a Timing, &'a AttentionBatch)> {
-    rows.iter().filter_map(move |timing| match &timing.operator {
+    rows.timings.iter().filter_map(move |timing| match &timing.operator {
         Operator::Attention(batch) if keep(batch) => Some((*timing, batch)),
         _ => None,
     })
@@ -106,19 +108,19 @@ const NO_MIXED: MixedForm =
     MixedForm { floor: 0.0, peak: 1e18, walk: 0.0, blend: 1.0, memory: None, per_sequence: 0.0 };
 
 /// The errors of P3 where it was not fitted to these rows.
-pub fn prefill_errors(rows: &[&Timing], gpu: &Gpu, form: PrefillForm) -> Vec<Fit> {
-    let (samples, _) = prefill_samples(rows, gpu);
+pub fn prefill_errors(rows: &Rows<'_>, form: PrefillForm) -> Vec<Fit> {
+    let (samples, _) = prefill_samples(rows);
     judge(PREFILL, &samples, |(shape, step)| {
         with(form, NO_DECODE, NO_MIXED).with_prefill(shape, step)
     })
 }
 
-fn prefill_samples(rows: &[&Timing], gpu: &Gpu) -> (Vec<Sample<Batch>>, Dropped) {
-    let peak = gpu.peak.fp16.per_s();
+fn prefill_samples(rows: &Rows<'_>) -> (Vec<Sample<Batch>>, Dropped) {
+    let peak = rows.gpu.peak.fp16.per_s();
     let mut dropped = Dropped::default();
     let mut samples = Vec::new();
     for (timing, batch) in batches(rows, |b| b.chunks > 0 && b.sequences == 0) {
-        if !is_plain(batch) {
+        if !is_plain(rows, batch) {
             dropped.count("prefill: another KV type, head size or a window");
             continue;
         }
@@ -131,26 +133,26 @@ fn prefill_samples(rows: &[&Timing], gpu: &Gpu) -> (Vec<Sample<Batch>>, Dropped)
             samples.push(one);
         }
     }
+    once(&mut samples, &mut dropped);
     (of_one_source(samples), dropped)
 }
 
 /// P3 through batches of prompt chunks.
-pub fn prefill(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<PrefillForm>> {
+pub fn prefill(rows: &Rows<'_>) -> Option<Surface<PrefillForm>> {
+    let gpu = rows.gpu;
     let dram = gpu.memory.bandwidth.bytes_per_s();
-    let peak = gpu.peak.fp16.per_s();
-    let (samples, dropped) = prefill_samples(rows, gpu);
-    if samples.len() < FEWEST_ROWS {
+    let (samples, dropped) = prefill_samples(rows);
+    if !rows.suffice(samples.len(), 5) {
         return None;
     }
-    // A tile walks the context at the clock's pace: 18.4 ns at the A100's 1410 MHz.
-    let walk = 18.4e-9 * 1410.0 / f64::from(gpu.chip.boost_clock_mhz.max(1));
-    let start = |blend| {
+    let nominal = GpuProfile::from_datasheet(gpu).attention.form(gpu).prefill;
+    let start = |exponent| {
         vec![
-            free("floor", 8e-6, 1e-6, 30e-6),
-            free("peak", 0.6 * peak, 0.1 * peak, 1.2 * peak),
-            free("walk", walk, 1e-9, 100e-9),
-            free("blend", blend, 1.0, 8.0),
-            free("bandwidth", 0.7 * dram, 0.2 * dram, 1.5 * dram),
+            prior("floor", nominal.floor, 4.0),
+            at_most(prior("peak", nominal.peak, 2.0), gpu.peak.fp16.per_s()),
+            prior("walk", nominal.walk, 4.0),
+            Parameter { start: exponent, ..blend(nominal.blend) },
+            at_most(prior("bandwidth", nominal.bandwidth, 2.0), dram),
         ]
     };
     let form = |v: &[f64]| PrefillForm {
@@ -169,25 +171,26 @@ pub fn prefill(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<PrefillForm>> {
 }
 
 /// The errors of D3 where it was not fitted to these rows.
-pub fn decode_errors(rows: &[&Timing], gpu: &Gpu, form: DecodeForm) -> Vec<Fit> {
-    let (samples, _) = decode_samples(rows, gpu);
+pub fn decode_errors(rows: &Rows<'_>, form: DecodeForm) -> Vec<Fit> {
+    let (samples, _) = decode_samples(rows);
     judge(DECODE, &samples, |(shape, step)| {
         let (seqs, context) = (step.decode_seqs, step.decode_context);
         with(NO_PREFILL, form, NO_MIXED).decode_seconds(shape, seqs, context)
     })
 }
 
-fn decode_samples(rows: &[&Timing], gpu: &Gpu) -> (Vec<Sample<Batch>>, Dropped) {
-    let dram = gpu.memory.bandwidth.bytes_per_s();
-    let l2 = gpu.memory.l2.as_f64();
+fn decode_samples(rows: &Rows<'_>) -> (Vec<Sample<Batch>>, Dropped) {
+    let dram = rows.gpu.memory.bandwidth.bytes_per_s();
+    let l2 = rows.gpu.memory.l2.as_f64();
+    let foreign = rows.origin == Origin::Tables;
     let kv = |batch: &AttentionBatch| {
         shape_of(batch).kv_bytes_per_token() * (batch.sequences * batch.context) as f64
     };
     let mut dropped = Dropped::default();
     let mut streaming: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (timing, batch) in batches(rows, |b| b.chunks == 0 && b.sequences > 0) {
-        if is_plain(batch) && kv(batch) > BEYOND_L2 * l2 {
-            let (all, fast) = streaming.entry(short_source(timing)).or_default();
+        if is_plain(rows, batch) && kv(batch) > BEYOND_L2 * l2 {
+            let (all, fast) = streaming.entry(source_of(timing)).or_default();
             *all += 1;
             *fast += usize::from(kv(batch) / timing.seconds > dram);
         }
@@ -200,9 +203,11 @@ fn decode_samples(rows: &[&Timing], gpu: &Gpu) -> (Vec<Sample<Batch>>, Dropped) 
     let mut samples = Vec::new();
     for (timing, batch) in batches(rows, |b| b.chunks == 0 && b.sequences > 0) {
         let bytes = kv(batch);
-        let why = if !is_plain(batch) {
+        let why = if !is_plain(rows, batch) {
             Some("decode: another KV type, head size or a window")
-        } else if unbelievable.contains(short_source(timing).as_str()) {
+        } else if !foreign {
+            None
+        } else if unbelievable.contains(source_of(timing).as_str()) {
             Some("decode: a source that reads KV faster than DRAM")
         } else if bytes / timing.seconds > dram {
             Some("decode: faster than DRAM, the KV was in L2")
@@ -220,21 +225,23 @@ fn decode_samples(rows: &[&Timing], gpu: &Gpu) -> (Vec<Sample<Batch>>, Dropped) 
             None => samples.push(sample(timing, batch)),
         }
     }
+    once(&mut samples, &mut dropped);
     (of_one_source(samples), dropped)
 }
 
 /// D3 through batches in which every sequence decodes.
-pub fn decode(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<DecodeForm>> {
-    let dram = gpu.memory.bandwidth.bytes_per_s();
-    let (samples, dropped) = decode_samples(rows, gpu);
-    if samples.len() < FEWEST_ROWS {
+pub fn decode(rows: &Rows<'_>) -> Option<Surface<DecodeForm>> {
+    let dram = rows.gpu.memory.bandwidth.bytes_per_s();
+    let (samples, dropped) = decode_samples(rows);
+    if !rows.suffice(samples.len(), 4) {
         return None;
     }
+    let nominal = GpuProfile::from_datasheet(rows.gpu).attention.form(rows.gpu).decode;
     let start = vec![
-        free("floor", 11e-6, 1e-6, 40e-6),
-        free("per-sequence", 0.12e-6, 1e-9, 3e-6),
-        free("bandwidth", 0.85 * dram, 0.3 * dram, dram),
-        free("per-sqrt-context", 50e-9, 1e-9, 1e-6),
+        prior("floor", nominal.floor, 4.0),
+        prior("per-sequence", nominal.per_sequence, 6.0),
+        at_most(prior("bandwidth", nominal.bandwidth, 1.5), dram),
+        prior("per-sqrt-context", nominal.per_sqrt_context, 6.0),
     ];
     let form = |v: &[f64]| DecodeForm {
         floor: v[0],
@@ -254,66 +261,68 @@ pub fn decode(rows: &[&Timing], gpu: &Gpu) -> Option<Surface<DecodeForm>> {
 }
 
 /// The errors of M3 where it was not fitted to these rows.
-pub fn mixed_errors(rows: &[&Timing], form: &AttentionForm) -> Vec<Fit> {
+pub fn mixed_errors(rows: &Rows<'_>, form: &AttentionForm) -> Vec<Fit> {
     let (samples, _) = mixed_samples(rows);
     judge(MIXED, &samples, |(shape, step)| form.with_prefill(shape, step))
 }
 
-fn mixed_samples(rows: &[&Timing]) -> (Vec<Sample<Batch>>, Dropped) {
+fn mixed_samples(rows: &Rows<'_>) -> (Vec<Sample<Batch>>, Dropped) {
     let mut dropped = Dropped::default();
     let mut samples = Vec::new();
     for (timing, batch) in batches(rows, |b| b.chunks > 0 && b.sequences > 0) {
         let serving = batch.chunk_past <= 4096
             && (128..=4096).contains(&batch.context)
             && batch.sequences * batch.context <= 400_000;
-        if !is_plain(batch) {
+        if !is_plain(rows, batch) {
             dropped.count("mixed: another KV type, head size or a window");
-        } else if !serving {
+        } else if rows.origin == Origin::Tables && !serving {
             dropped.count("mixed: outside past <= 4096, contexts 128-4096, 400 k tokens in all");
         } else {
             samples.push(sample(timing, batch));
         }
     }
+    once(&mut samples, &mut dropped);
     (of_one_source(samples), dropped)
 }
 
 /// M3 through batches that hold a chunk and decode sequences, given the pure surfaces. Fitted where
 /// engines work: pasts up to 4,096, contexts from 128 to 4,096.
 pub fn mixed(
-    rows: &[&Timing],
-    gpu: &Gpu,
+    rows: &Rows<'_>,
     prefill: PrefillForm,
     decode: DecodeForm,
 ) -> Option<Surface<MixedForm>> {
+    let gpu = rows.gpu;
     let dram = gpu.memory.bandwidth.bytes_per_s();
     let (samples, dropped) = mixed_samples(rows);
-    if samples.len() < FEWEST_ROWS {
+    // Engines read KV once for each query head; our probes' kernel does not.
+    let by_head = rows.origin == Origin::Tables;
+    if !rows.suffice(samples.len(), 5) {
         return None;
     }
-    let start = |cache: f64| {
-        vec![
-            free("floor", 7e-6, 1e-6, 30e-6),
-            free("peak", prefill.peak, 0.3 * prefill.peak, 2.0 * prefill.peak),
-            free("walk", prefill.walk, 1e-9, 100e-9),
-            free("blend", 1.6, 1.0, 8.0),
-            free("per-sequence", 1e-6, 1e-8, 5e-6),
-            free("memory bandwidth", dram, 0.3 * dram, 4.0 * dram),
-            free("memory cache", cache, 1e6, 1e9),
-        ]
-    };
+    let nominal = GpuProfile::from_datasheet(gpu).attention.form(gpu).mixed;
+    let mut start = vec![
+        prior("floor", nominal.floor, 4.0),
+        prior("peak", prefill.peak, 2.0),
+        prior("walk", prefill.walk, 4.0),
+        blend(nominal.blend),
+        prior("per-sequence", nominal.per_sequence, 4.0),
+    ];
+    if by_head {
+        start.push(prior("memory bandwidth", dram, 2.0));
+        start.push(prior("memory cache", 1.5 * gpu.memory.l2.as_f64(), 4.0));
+    }
     let form = |v: &[f64]| MixedForm {
         floor: v[0],
         peak: v[1],
         walk: v[2],
         blend: v[3],
         per_sequence: v[4],
-        memory: Some(MixedMemory { bandwidth: v[5], cache: v[6] }),
+        memory: by_head.then(|| MixedMemory { bandwidth: v[5], cache: v[6] }),
     };
-    let l2 = gpu.memory.l2.as_f64();
-    let (values, fits) =
-        fit(MIXED, "held-out rows", &samples, &[start(1.2 * l2)], |v, (shape, step)| {
-            with(prefill, decode, form(v)).with_prefill(shape, step)
-        });
+    let (values, fits) = fit(MIXED, "held-out rows", &samples, &[start], |v, (shape, step)| {
+        with(prefill, decode, form(v)).with_prefill(shape, step)
+    });
     let source = sources(&samples);
     Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
 }

@@ -45,7 +45,8 @@ fn a_surface_comes_back_from_its_own_rows() {
     };
     let rows = table(&gpu, &known);
     let rows: Vec<&Timing> = rows.iter().collect();
-    let surface = gemm(&rows, &gpu, &["fp16"], 2.0, 70e12).unwrap();
+    let rows = Rows { gpu: &gpu, timings: &rows, origin: Origin::Tables };
+    let surface = gemm(&rows, &Precision::HALF).unwrap();
     let dropped: Vec<_> = surface.dropped.iter().collect();
     assert_eq!(dropped, [("GEMM: faster than DRAM, the weights were in L2", 1)]);
     assert!(surface.fits[0].median_percent < 1.5, "{:?}", surface.fits);
@@ -54,8 +55,11 @@ fn a_surface_comes_back_from_its_own_rows() {
 
 #[test]
 fn too_few_rows_are_no_surface() {
-    assert!(gemm(&[], &a10g(), &["fp16"], 2.0, 70e12).is_none());
-    assert!(decode(&[], &a10g()).is_none());
+    for origin in [Origin::Tables, Origin::Probes] {
+        let rows = Rows { gpu: &a10g(), timings: &[], origin };
+        assert!(gemm(&rows, &Precision::HALF).is_none());
+        assert!(decode(&rows).is_none());
+    }
 }
 
 #[test]
