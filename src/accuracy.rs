@@ -5,6 +5,7 @@
 //! in `calibration/leave-one-gpu-out.csv`. So the page that is made of them can be made, and held to
 //! them, where neither the tables nor the time for all runs are at hand.
 
+mod coverage;
 mod group;
 mod operators;
 
@@ -14,6 +15,7 @@ use crate::cost::trust::Trust;
 use crate::metrics::Band;
 use crate::validate::{self, Report, Suite};
 
+pub use coverage::{Coverage, coverage};
 pub use group::{By, Group, groups};
 pub use operators::{
     LIMIT_MEDIAN, LIMIT_P90, OperatorError, committed_left_out, held_out, left_out,

@@ -7,16 +7,16 @@ mod text;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use crate::cost::attention::{DecodeForm, PrefillForm};
+use crate::cost::attention::{DecodeForm, RaggedForm};
 use crate::cost::elementwise::ElementwiseForm;
 use crate::cost::gemm::GemmForm;
 use crate::cost::profile::{
     AttentionSurfaces, DecodeSurface, ElementwiseSurface, Fit, GemmSurface, GpuProfile,
-    MixedMemorySurface, MixedSurface, PrefillSurface, SamplerSurface, SkewSurface,
+    RaggedSurface, SamplerSurface, SkewSurface,
 };
 use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced, significant};
 use crate::hardware::{self, Gpu};
-use crate::units::{Bandwidth, Bytes};
+use crate::units::Bandwidth;
 
 use super::surfaces::{self, Dropped, Origin, Precision, Rows, Surface};
 use super::table::{Timing, catalogue_gpu};
@@ -54,7 +54,7 @@ struct Own<'a> {
     origin: Origin,
     gemm: OnceLock<Option<Surface<GemmForm>>>,
     gemm_fp8: OnceLock<Option<Surface<GemmForm>>>,
-    prefill: OnceLock<Option<Surface<PrefillForm>>>,
+    prefill: OnceLock<Option<Surface<RaggedForm>>>,
     decode: OnceLock<Option<Surface<DecodeForm>>>,
     elementwise: OnceLock<Option<Surface<ElementwiseForm>>>,
 }
@@ -78,7 +78,7 @@ impl<'a> Own<'a> {
         self.gemm_fp8.get_or_init(|| surfaces::gemm(&self.rows(), &Precision::FP8)).as_ref()
     }
 
-    fn prefill(&self) -> Option<&Surface<PrefillForm>> {
+    fn prefill(&self) -> Option<&Surface<RaggedForm>> {
         self.prefill.get_or_init(|| surfaces::prefill(&self.rows())).as_ref()
     }
 
@@ -208,7 +208,7 @@ impl<'a> Importer<'a> {
         let decode = self
             .decode(kin)
             .unwrap_or_else(|| self.nominal("attention.decode", nominal.attention.decode));
-        let (mixed, mixed_memory) = self.mixed(&prefill, &decode);
+        let mixed = self.mixed(&prefill, &decode);
         let elementwise = self
             .elementwise(kin)
             .unwrap_or_else(|| self.nominal("elementwise", nominal.elementwise));
@@ -228,7 +228,6 @@ impl<'a> Importer<'a> {
                     prefill,
                     decode,
                     mixed,
-                    mixed_memory,
                     skew: Some(SkewSurface::published(self.gpu)),
                 },
                 elementwise,
@@ -267,14 +266,16 @@ impl<'a> Importer<'a> {
         })
     }
 
-    fn prefill(&mut self, kin: Option<&'static Kin>) -> Option<PrefillSurface> {
+    fn prefill(&mut self, kin: Option<&'static Kin>) -> Option<RaggedSurface> {
         let kin = kin.map(|kin| kin.prefill);
         let (o, other) = self.find("attention.prefill", kin, Own::prefill)?;
         let faster = self.gpu.peak.fp16.per_s() / other.peak.fp16.per_s();
-        Some(PrefillSurface {
+        let slower = 1.0 / kin::clock_ratio(self.gpu, other);
+        Some(RaggedSurface {
             floor: o.scaled(o.form.floor, "as there"),
             peak: o.scaled(o.form.peak * faster, "scaled by nominal peaks"),
-            walk: o.scaled(o.form.walk / kin::clock_ratio(self.gpu, other), "scaled by clocks"),
+            start_up: o.scaled(o.form.start_up * slower, "scaled by clocks"),
+            tail: o.scaled(o.form.tail, "as there"),
             blend: o.scaled(o.form.blend, "as there"),
             bandwidth: o.scaled(
                 o.form.bandwidth * kin::bandwidth_ratio(self.gpu, other),
@@ -298,18 +299,12 @@ impl<'a> Importer<'a> {
         })
     }
 
-    /// Mixed batches were timed on two GPUs only. Elsewhere a row in them costs what form M3 says
-    /// of the pure surfaces (`../shared/physics/operator-surfaces.md` 4.4).
-    fn mixed(
-        &mut self,
-        prefill: &PrefillSurface,
-        decode: &DecodeSurface,
-    ) -> (MixedSurface, Option<MixedMemorySurface>) {
+    /// Mixed batches were timed on two GPUs only.
+    fn mixed(&mut self, prefill: &RaggedSurface, decode: &DecodeSurface) -> RaggedSurface {
         let surfaces = AttentionSurfaces {
             prefill: prefill.clone(),
             decode: decode.clone(),
-            mixed: GpuProfile::from_datasheet(self.gpu).attention.mixed,
-            mixed_memory: None,
+            mixed: prefill.clone(),
             skew: None,
         };
         let form = surfaces.form(self.gpu);
@@ -317,39 +312,17 @@ impl<'a> Importer<'a> {
         let fitted = rows.and_then(|rows| surfaces::mixed(&rows, form.prefill, form.decode));
         if let Some(surface) = fitted {
             let o = self.fitted(&surface);
-            let memory = o.form.memory.map(|memory| MixedMemorySurface {
-                bandwidth: o.scaled(memory.bandwidth, ""),
-                cache: o.scaled(memory.cache, ""),
-            });
-            let mixed = MixedSurface {
+            return RaggedSurface {
                 floor: o.scaled(o.form.floor, ""),
                 peak: o.scaled(o.form.peak, ""),
-                walk: o.scaled(o.form.walk, ""),
+                start_up: o.scaled(o.form.start_up, ""),
+                tail: o.scaled(o.form.tail, ""),
                 blend: o.scaled(o.form.blend, ""),
-                per_sequence: o.scaled(o.form.per_sequence, ""),
+                bandwidth: o.scaled(o.form.bandwidth, ""),
             };
-            return (mixed, memory);
         }
-        let two = "rtx-4090 and rtx-pro-6000";
-        self.transferred.push(("attention.mixed", two.into()));
-        let from = |origin: &str| Provenance::TransferredFrom(origin.to_owned());
-        let untested = "that of the pure surface; untested on this GPU";
-        let mixed = MixedSurface {
-            floor: Sourced::new(Seconds::from_micros(8.0), from(two), "between those of the two"),
-            peak: Sourced::new(prefill.peak.value, from("prefill"), untested),
-            walk: Sourced::new(prefill.walk.value, from("prefill"), untested),
-            blend: Sourced::new(1.6, from(two), "between those of the two"),
-            per_sequence: Sourced::new(Seconds::from_micros(1.0), from(two), "of that order"),
-        };
-        let memory = MixedMemorySurface {
-            bandwidth: Sourced::new(decode.bandwidth.value, from("decode"), untested),
-            cache: Sourced::new(
-                Bytes::from_base(significant(self.gpu.memory.l2.as_f64() * 1.5)),
-                from(two),
-                "1.5 x L2",
-            ),
-        };
-        (mixed, Some(memory))
+        self.transferred.push(("attention.mixed", "prefill and decode".into()));
+        RaggedSurface::of_pure(prefill, decode)
     }
 
     fn elementwise(&mut self, kin: Option<&'static Kin>) -> Option<ElementwiseSurface> {

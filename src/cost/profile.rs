@@ -19,7 +19,7 @@ use crate::embedded::Value;
 pub use deployment::{DeploymentProfile, FitRecord, FittedConstant};
 pub use gpu::{
     AttentionSurfaces, DecodeSurface, ElementwiseSurface, Fit, GemmSurface, GpuProfile,
-    MixedMemorySurface, MixedSurface, PrefillSurface, SamplerSurface, SkewSurface,
+    RaggedSurface, SamplerSurface, SkewSurface,
 };
 pub use interconnect::{AllReduceSurface, InterconnectProfile, RankBandwidth};
 pub use lookup::{Found, Match};
@@ -52,7 +52,7 @@ pub enum ProfileError {
 /// What the coefficients of a profile mean. It goes up when one is taken to mean something else, so
 /// that numbers measured for the old meaning are refused and not misread. A file that says nothing
 /// is taken as of this one: its unknown and missing keys are told.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The text without its `format`, which must be ours; every other byte stays where it was. Else the
 /// format that it has, and where it says so.

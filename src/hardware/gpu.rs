@@ -144,6 +144,15 @@ impl Gpu {
         }
     }
 
+    /// Bytes of data that all multiprocessors read which L2 holds. That of A100 and H100 is in two
+    /// halves, each of which caches for the multiprocessors next to it: such data stand in both (NVIDIA
+    /// A100 Tensor Core GPU Architecture, 2020, "A100 L2 cache").
+    pub fn shared_l2(&self) -> Bytes {
+        let ComputeCapability { major, minor } = self.chip.compute_capability;
+        let halves = matches!((major, minor), (8, 0) | (9, 0));
+        if halves { self.memory.l2.scale(0.5) } else { self.memory.l2 }
+    }
+
     /// The text of a GPU file, from which [`Gpu::from_toml`] makes this GPU again.
     pub fn to_toml(&self) -> String {
         let Self { name: _, product, note, memory, peak, chip, links, calibration } = self.clone();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Listing;
 use super::style::{Style, number};
 use crate::accuracy::{
-    Accuracy, By, Group, LIMIT_MEDIAN, LIMIT_P90, OperatorError, ServingRow, groups,
+    Accuracy, By, Group, LIMIT_MEDIAN, LIMIT_P90, OperatorError, ServingRow, coverage, groups,
 };
 
 /// Marks between which a page has its section.
@@ -214,6 +214,22 @@ pub fn markdown(accuracy: &Accuracy) -> String {
                 cell(group.within_95_percent),
             ));
         }
+    }
+    text.push_str(
+        "\nIntervals out of sample: for each suite, what the others would have to add to their \
+         intervals (a\nstandard deviation) for 95 % of their rows to lie within, and what share of \
+         its own lies within\nwith it.\n\n| suite | rows | within 95 % | the others ask for | \
+         then within |\n| --- | --- | --- | --- | --- |\n",
+    );
+    for suite in coverage(rows) {
+        text.push_str(&format!(
+            "| {} | {} | {:.0} % | {:.0} % | {:.0} % |\n",
+            suite.suite,
+            suite.rows,
+            suite.within_95_percent,
+            100.0 * suite.others_ask,
+            suite.then_95_percent,
+        ));
     }
     text.push_str(&format!(
         "\nSingle operators: median / p90 of the error in per cent, on rows held out from the fit \

@@ -169,9 +169,7 @@ fn scale_memory(profile: &mut GpuProfile, factor: f64) {
     let attention = &mut profile.attention;
     attention.prefill.bandwidth.value = attention.prefill.bandwidth.value * factor;
     attention.decode.bandwidth.value = attention.decode.bandwidth.value * factor;
-    if let Some(mixed) = &mut attention.mixed_memory {
-        mixed.bandwidth.value = mixed.bandwidth.value * factor;
-    }
+    attention.mixed.bandwidth.value = attention.mixed.bandwidth.value * factor;
     let dram = &mut profile.elementwise.dram_bandwidth;
     dram.value = dram.value * factor;
 }

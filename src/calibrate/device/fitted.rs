@@ -5,8 +5,8 @@ use crate::calibrate::table::{AttentionBatch, Operator, Timing, catalogue_gpu};
 use crate::cost::StepShape;
 use crate::cost::attention::AttentionShape;
 use crate::cost::gemm::GemmWork;
-use crate::cost::profile::{Fit, GpuProfile, ProfileError};
-use crate::cost::sourced::{Provenance, Sourced, significant};
+use crate::cost::profile::{Fit, GpuProfile, ProfileError, RaggedSurface};
+use crate::cost::sourced::significant;
 use crate::hardware::{self, ComputeCapability, Gpu, GpuChip, GpuLinks, GpuMemory, GpuPeak};
 use crate::units::{Bandwidth, Bytes, FlopRate};
 
@@ -263,7 +263,8 @@ impl Fitter<'_> {
         let coefficients = [
             ("floor", guess.floor.value.get(), 4.0),
             ("peak", 0.6 * self.gpu.peak.fp16.per_s(), 2.0),
-            ("walk", guess.walk.value.get(), 4.0),
+            ("start-up", guess.start_up.value.get(), 4.0),
+            ("tail", guess.tail.value, 2.0),
             ("blend", 1.3, 1.5),
             ("bandwidth", guess.bandwidth.value.bytes_per_s(), 2.0),
         ];
@@ -297,34 +298,18 @@ impl Fitter<'_> {
         )
     }
 
-    /// From rows where there are some; otherwise form M3 with the numbers of its two parts.
+    /// From rows where there are some; otherwise the kernel of the chunks at decode's bandwidth.
     fn mixed(&self, profile: &mut GpuProfile) -> Result<(), ProfileError> {
-        let (prefill, decode) = (&profile.attention.prefill, &profile.attention.decode);
-        let part = "a batch of its own kind on this device";
-        let transferred = |number: &Sourced<FlopRate>| {
-            let provenance = Provenance::TransferredFrom("prefill".into());
-            Sourced::new(number.value, provenance, part)
-        };
-        let (peak, walk, rate) =
-            (transferred(&prefill.peak), prefill.walk.value, decode.bandwidth.value);
-        profile.attention.mixed.peak = peak;
-        let from = |origin: &str| Provenance::TransferredFrom(origin.into());
-        profile.attention.mixed.walk = Sourced::new(walk, from("prefill"), part);
-        if let Some(memory) = &mut profile.attention.mixed_memory {
-            memory.bandwidth = Sourced::new(rate, from("decode"), part);
-        }
+        let guess = RaggedSurface::of_pure(&profile.attention.prefill, &profile.attention.decode);
+        profile.attention.mixed = guess.clone();
         let rows = self.batches(|batch| batch.chunks > 0 && batch.sequences > 0);
-        let guess = profile.attention.mixed.clone();
-        if rows.len() > 5 {
-            // Rows can tell; the memory term is for kernels that read KV once per query head.
-            profile.attention.mixed_memory = None;
-        }
         let coefficients = [
             ("floor", guess.floor.value.get(), 4.0),
             ("peak", guess.peak.value.per_s(), 6.0),
-            ("walk", guess.walk.value.get(), 6.0),
+            ("start-up", guess.start_up.value.get(), 6.0),
+            ("tail", guess.tail.value, 2.0),
             ("blend", 1.3, 1.5),
-            ("per-sequence", guess.per_sequence.value.get(), 6.0),
+            ("bandwidth", guess.bandwidth.value.bytes_per_s(), 2.0),
         ];
         self.surface(
             (profile, "attention.mixed"),

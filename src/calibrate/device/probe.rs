@@ -173,7 +173,7 @@ pub const GPU_SHAPES: Shapes = Shapes {
         (256, 512),
         (256, 1024),
     ],
-    // Engines run one kernel for ragged batches, which ours are not: see `MixedForm`.
+    // Engines run one kernel for ragged batches, which ours are not: see `RaggedForm`.
     mixed: &[],
     widths: &[(4096, 14336), (8192, 28672)],
     tokens: &[1, 16, 64, 256, 1024, 4096, 8192],

@@ -1,12 +1,11 @@
-//! Forms "P3", "D3" and "M3" through timed attention kernels.
+//! The forms of attention through timed kernels: of ragged batches, and of pure decode ("D3").
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cost::StepShape;
-use crate::cost::attention::{
-    AttentionForm, AttentionShape, DecodeForm, MixedForm, MixedMemory, PrefillForm, SkewForm,
-};
+use crate::cost::attention::{AttentionForm, AttentionShape, DecodeForm, RaggedForm, SkewForm};
 use crate::cost::profile::{Fit, GpuProfile};
+use crate::hardware::Gpu;
 
 use super::super::fit::Parameter;
 use super::super::table::{AttentionBatch, Operator, Timing};
@@ -96,23 +95,38 @@ fn batches<'a>(
 }
 
 /// A form of which only the part under fit matters.
-fn with(prefill: PrefillForm, decode: DecodeForm, mixed: MixedForm) -> AttentionForm {
-    AttentionForm { prefill, decode, mixed, skew: SkewForm::default() }
+fn with(gpu: &Gpu, prefill: RaggedForm, decode: DecodeForm, mixed: RaggedForm) -> AttentionForm {
+    let nominal = GpuProfile::from_datasheet(gpu).attention.form(gpu);
+    AttentionForm { prefill, decode, mixed, skew: SkewForm::default(), ..nominal }
 }
 
-const NO_PREFILL: PrefillForm =
-    PrefillForm { floor: 0.0, peak: 1e18, walk: 0.0, blend: 1.0, bandwidth: 1e18 };
+const NO_RAGGED: RaggedForm =
+    RaggedForm { floor: 0.0, peak: 1e18, start_up: 0.0, tail: 0.0, blend: 1.0, bandwidth: 1e18 };
 const NO_DECODE: DecodeForm =
     DecodeForm { floor: 0.0, per_sequence: 0.0, bandwidth: 1e18, per_sqrt_context: 0.0 };
-const NO_MIXED: MixedForm =
-    MixedForm { floor: 0.0, peak: 1e18, walk: 0.0, blend: 1.0, memory: None, per_sequence: 0.0 };
 
-/// The errors of P3 where it was not fitted to these rows.
-pub fn prefill_errors(rows: &Rows<'_>, form: PrefillForm) -> Vec<Fit> {
+/// What is thought of a ragged kernel beforehand.
+fn ragged_priors(nominal: RaggedForm, gpu: &Gpu) -> Vec<Parameter> {
+    let dram = gpu.memory.bandwidth.bytes_per_s();
+    vec![
+        prior("floor", nominal.floor, 4.0),
+        at_most(prior("peak", nominal.peak, 2.0), gpu.peak.fp16.per_s()),
+        prior("start-up", nominal.start_up, 4.0),
+        at_most(prior("tail", nominal.tail, 3.0), 2.0),
+        blend(nominal.blend),
+        at_most(prior("bandwidth", nominal.bandwidth, 1.5), dram),
+    ]
+}
+
+fn ragged(v: &[f64]) -> RaggedForm {
+    RaggedForm { floor: v[0], peak: v[1], start_up: v[2], tail: v[3], blend: v[4], bandwidth: v[5] }
+}
+
+/// The errors of a form that was not fitted to these rows.
+pub fn prefill_errors(rows: &Rows<'_>, form: RaggedForm) -> Vec<Fit> {
     let (samples, _) = prefill_samples(rows);
-    judge(PREFILL, &samples, |(shape, step)| {
-        with(form, NO_DECODE, NO_MIXED).with_prefill(shape, step)
-    })
+    let form = with(rows.gpu, form, NO_DECODE, NO_RAGGED);
+    judge(PREFILL, &samples, |(shape, step)| form.with_prefill(shape, step))
 }
 
 fn prefill_samples(rows: &Rows<'_>) -> (Vec<Sample<Batch>>, Dropped) {
@@ -122,6 +136,10 @@ fn prefill_samples(rows: &Rows<'_>) -> (Vec<Sample<Batch>>, Dropped) {
     for (timing, batch) in batches(rows, |b| b.chunks > 0 && b.sequences == 0) {
         if !is_plain(rows, batch) {
             dropped.count("prefill: another KV type, head size or a window");
+            continue;
+        }
+        if batch.chunk_tokens == 1 {
+            dropped.count("prefill: chunks of one token, which engines decode");
             continue;
         }
         let one = sample(timing, batch);
@@ -137,45 +155,28 @@ fn prefill_samples(rows: &Rows<'_>) -> (Vec<Sample<Batch>>, Dropped) {
     (of_one_source(samples), dropped)
 }
 
-/// P3 through batches of prompt chunks.
-pub fn prefill(rows: &Rows<'_>) -> Option<Surface<PrefillForm>> {
+/// The form through batches of prompt chunks.
+pub fn prefill(rows: &Rows<'_>) -> Option<Surface<RaggedForm>> {
     let gpu = rows.gpu;
-    let dram = gpu.memory.bandwidth.bytes_per_s();
     let (samples, dropped) = prefill_samples(rows);
-    if !rows.suffice(samples.len(), 5) {
+    if !rows.suffice(samples.len(), 6) {
         return None;
     }
-    let nominal = GpuProfile::from_datasheet(gpu).attention.form(gpu).prefill;
-    let start = |exponent| {
-        vec![
-            prior("floor", nominal.floor, 4.0),
-            at_most(prior("peak", nominal.peak, 2.0), gpu.peak.fp16.per_s()),
-            prior("walk", nominal.walk, 4.0),
-            Parameter { start: exponent, ..blend(nominal.blend) },
-            at_most(prior("bandwidth", nominal.bandwidth, 2.0), dram),
-        ]
-    };
-    let form = |v: &[f64]| PrefillForm {
-        floor: v[0],
-        peak: v[1],
-        walk: v[2],
-        blend: v[3],
-        bandwidth: v[4],
-    };
-    let (values, fits) =
-        fit(PREFILL, "held-out rows", &samples, &[start(1.05), start(1.7)], |v, (shape, step)| {
-            with(form(v), NO_DECODE, NO_MIXED).with_prefill(shape, step)
-        });
+    let nominal = with(gpu, NO_RAGGED, NO_DECODE, NO_RAGGED);
+    let start = ragged_priors(GpuProfile::from_datasheet(gpu).attention.prefill.form(gpu), gpu);
+    let (values, fits) = fit(PREFILL, "held-out rows", &samples, &[start], |v, (shape, step)| {
+        AttentionForm { prefill: ragged(v), ..nominal }.with_prefill(shape, step)
+    });
     let source = sources(&samples);
-    Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
+    Some(Surface { form: ragged(&values), fits, dropped, rows: samples.len(), source })
 }
 
 /// The errors of D3 where it was not fitted to these rows.
 pub fn decode_errors(rows: &Rows<'_>, form: DecodeForm) -> Vec<Fit> {
     let (samples, _) = decode_samples(rows);
+    let form = with(rows.gpu, NO_RAGGED, form, NO_RAGGED);
     judge(DECODE, &samples, |(shape, step)| {
-        let (seqs, context) = (step.decode_seqs, step.decode_context);
-        with(NO_PREFILL, form, NO_MIXED).decode_seconds(shape, seqs, context)
+        form.decode_seconds(shape, step.decode_seqs, step.decode_context)
     })
 }
 
@@ -213,6 +214,10 @@ fn decode_samples(rows: &Rows<'_>) -> (Vec<Sample<Batch>>, Dropped) {
             Some("decode: faster than DRAM, the KV was in L2")
         } else if (LARGEST_SMALL_KV..BEYOND_L2 * l2).contains(&bytes) {
             Some("decode: KV of a size that L2 may hold")
+        } else if batch.heads == batch.kv_heads {
+            // `mha_varlen_fwd` splits along the context only where query heads share KV: without, a
+            // block walks all of it, up to four times as long where there are few.
+            Some("decode: a KV head for each query head, whose context is not split")
         } else if batch.sequences > 512 || batch.heads > 40 || batch.kv_heads < 4 {
             Some("decode: more than 512 sequences, over 40 heads or under 4 KV heads")
         } else if !(64..=32_768).contains(&batch.context) {
@@ -249,18 +254,16 @@ pub fn decode(rows: &Rows<'_>) -> Option<Surface<DecodeForm>> {
         bandwidth: v[2],
         per_sqrt_context: v[3],
     };
+    let without = with(rows.gpu, NO_RAGGED, NO_DECODE, NO_RAGGED);
     let (values, fits) = fit(DECODE, "held-out rows", &samples, &[start], |v, (shape, step)| {
-        with(NO_PREFILL, form(v), NO_MIXED).decode_seconds(
-            shape,
-            step.decode_seqs,
-            step.decode_context,
-        )
+        let form = AttentionForm { decode: form(v), ..without };
+        form.decode_seconds(shape, step.decode_seqs, step.decode_context)
     });
     let source = sources(&samples);
     Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
 }
 
-/// The errors of M3 where it was not fitted to these rows.
+/// The errors of a form that was not fitted to these rows.
 pub fn mixed_errors(rows: &Rows<'_>, form: &AttentionForm) -> Vec<Fit> {
     let (samples, _) = mixed_samples(rows);
     judge(MIXED, &samples, |(shape, step)| form.with_prefill(shape, step))
@@ -285,44 +288,22 @@ fn mixed_samples(rows: &Rows<'_>) -> (Vec<Sample<Batch>>, Dropped) {
     (of_one_source(samples), dropped)
 }
 
-/// M3 through batches that hold a chunk and decode sequences, given the pure surfaces. Fitted where
-/// engines work: pasts up to 4,096, contexts from 128 to 4,096.
+/// The form through batches that hold a chunk and decode sequences, given the pure surfaces. Fitted
+/// where engines work: pasts up to 4,096, contexts from 128 to 4,096.
 pub fn mixed(
     rows: &Rows<'_>,
-    prefill: PrefillForm,
+    prefill: RaggedForm,
     decode: DecodeForm,
-) -> Option<Surface<MixedForm>> {
-    let gpu = rows.gpu;
-    let dram = gpu.memory.bandwidth.bytes_per_s();
+) -> Option<Surface<RaggedForm>> {
     let (samples, dropped) = mixed_samples(rows);
-    // Engines read KV once for each query head; our probes' kernel does not.
-    let by_head = rows.origin == Origin::Tables;
-    if !rows.suffice(samples.len(), 5) {
+    if !rows.suffice(samples.len(), 6) {
         return None;
     }
-    let nominal = GpuProfile::from_datasheet(gpu).attention.form(gpu).mixed;
-    let mut start = vec![
-        prior("floor", nominal.floor, 4.0),
-        prior("peak", prefill.peak, 2.0),
-        prior("walk", prefill.walk, 4.0),
-        blend(nominal.blend),
-        prior("per-sequence", nominal.per_sequence, 4.0),
-    ];
-    if by_head {
-        start.push(prior("memory bandwidth", dram, 2.0));
-        start.push(prior("memory cache", 1.5 * gpu.memory.l2.as_f64(), 4.0));
-    }
-    let form = |v: &[f64]| MixedForm {
-        floor: v[0],
-        peak: v[1],
-        walk: v[2],
-        blend: v[3],
-        per_sequence: v[4],
-        memory: by_head.then(|| MixedMemory { bandwidth: v[5], cache: v[6] }),
-    };
+    let pure = with(rows.gpu, prefill, decode, NO_RAGGED);
+    let start = ragged_priors(RaggedForm { bandwidth: decode.bandwidth, ..prefill }, rows.gpu);
     let (values, fits) = fit(MIXED, "held-out rows", &samples, &[start], |v, (shape, step)| {
-        with(prefill, decode, form(v)).with_prefill(shape, step)
+        AttentionForm { mixed: ragged(v), ..pure }.with_prefill(shape, step)
     });
     let source = sources(&samples);
-    Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
+    Some(Surface { form: ragged(&values), fits, dropped, rows: samples.len(), source })
 }

@@ -25,16 +25,15 @@ pub(super) fn grades(inputs: &CostInputs<'_>, linear: &Provenance) -> TermGrades
     if let Some(links) = inputs.interconnect.filter(|_| inputs.tensor_parallel > 1) {
         everywhere(CostTerm::AllReduce, &links.provenance(inputs.tensor_parallel));
     }
-    let memory = attention.mixed_memory.as_ref().map(|memory| memory.provenance());
-    let mixed = attention.mixed.provenance().max(memory.unwrap_or(Provenance::Measured));
     for (phase, surface) in [
         (Phase::Prefill, &attention.prefill.provenance()),
         (Phase::Decode, &attention.decode.provenance()),
-        (Phase::Mixed, &mixed),
+        (Phase::Mixed, &attention.mixed.provenance()),
     ] {
         grades.lower(&[phase], CostTerm::Attention, surface.into());
     }
     let (eager, replay) = (felt(&deployment.host_per_layer), felt(&deployment.graph_replay));
+    let eager = eager.max(launches_of_format(inputs));
     let (decode, chunks) = match inputs.engine.graphs {
         Graphs::Off => (eager, eager),
         Graphs::Decode(_) => (replay, eager),
@@ -47,6 +46,20 @@ pub(super) fn grades(inputs: &CostInputs<'_>, linear: &Provenance) -> TermGrades
     let chunks = felt(&deployment.serial_per_prefill);
     grades.lower(&[Phase::Prefill, Phase::Mixed], CostTerm::Serial, chunks);
     grades
+}
+
+/// Host times per layer are of 16-bit layers. Other formats launch other kernels, and with several
+/// ranks perhaps another kind: TGI 1.0.3 sends the layers that are cut by rows through Triton where a
+/// GPTQ checkpoint is in act-order (`get_multi_weights_row` in `utils/weights.py` switches exllama
+/// off). Its published GPTQ rows with several ranks take 0.15 to 0.33 ms a layer more than 16-bit ones
+/// at one client, those on one GPU nothing.
+fn launches_of_format(inputs: &CostInputs<'_>) -> Trust {
+    match (inputs.precision.format.is_quantized(), inputs.tensor_parallel) {
+        _ if inputs.deployment.host_per_layer.value.base() == 0.0 => Trust::Measured,
+        (false, _) => Trust::Measured,
+        (true, 1) => Trust::Transferred,
+        (true, _) => Trust::Extrapolated,
+    }
 }
 
 /// A number that adds no time takes no part in the sum whose grade is asked for.

@@ -192,7 +192,7 @@ fn a_missing_coefficient_is_an_error_and_never_zero() {
     let without = |line: &str| -> String {
         A10G.lines().filter(|l| !l.starts_with(line)).collect::<Vec<_>>().join("\n")
     };
-    for line in ["peak", "walk", "per-sequence", "dram-bandwidth"] {
+    for line in ["peak", "start-up", "per-sequence", "dram-bandwidth"] {
         let error = GpuProfile::from_toml("mine", without(line).as_bytes()).unwrap_err();
         assert!(error.to_string().contains("missing field"), "{error}");
     }
