@@ -1,7 +1,7 @@
 //! When tokens leave a replica, and the gaps between them.
 
 use crate::engine::observer::Observer;
-use crate::request::{RequestId, RequestTable};
+use crate::request::{Request, RequestId, RequestTable};
 use crate::scheduler::StepOutcome;
 use crate::time::SimTime;
 
@@ -52,25 +52,14 @@ impl TokenClock {
         }
         for &id in &outcome.first_tokens {
             let request = requests.get_mut(id);
-            if request.first_token.is_none() {
-                request.first_token = Some(now);
-            } else {
-                observer.on_token_gap(now.since(request.last_token), 1);
-            }
-            request.last_token = now;
+            token_apart(now, request, observer);
             request.decoding = true;
             if self.batch != now {
                 self.apart.push(id);
             }
         }
         for &id in &outcome.late_tokens {
-            let request = requests.get_mut(id);
-            if request.first_token.is_none() {
-                request.first_token = Some(now);
-            } else {
-                observer.on_token_gap(now.since(request.last_token), 1);
-            }
-            request.last_token = now;
+            token_apart(now, requests.get_mut(id), observer);
         }
     }
 
@@ -113,4 +102,14 @@ impl TokenClock {
             self.apart.swap_remove(at);
         }
     }
+}
+
+/// A request gets a token that the batch's instant does not stand for.
+fn token_apart<O: Observer>(now: SimTime, request: &mut Request, observer: &mut O) {
+    if request.first_token.is_none() {
+        request.first_token = Some(now);
+    } else {
+        observer.on_token_gap(now.since(request.last_token), 1);
+    }
+    request.last_token = now;
 }
