@@ -28,10 +28,14 @@ pub struct Description {
     /// Streaming multiprocessors, or threads.
     pub multiprocessors: u32,
     pub compute_capability: (u32, u32),
-    pub clock_mhz: u32,
+    /// `None` where the system does not tell.
+    pub clock_mhz: Option<u32>,
     pub memory_bytes: u64,
-    /// The last cache before memory.
+    /// The last cache before memory, or at least as much where the system does not tell.
     pub cache_bytes: u64,
+    pub cache_assumed: bool,
+    /// Timings hold waits for other processes, and nobody knows how long they were.
+    pub waits_unknown: bool,
     /// Dtype of matrices, as operator tables write it.
     pub dtype: &'static str,
     /// Why its products stand for no library that an engine would use, where they do not.

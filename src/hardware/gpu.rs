@@ -57,7 +57,8 @@ pub struct GpuPeak {
 pub struct GpuChip {
     pub compute_capability: ComputeCapability,
     pub streaming_multiprocessors: u32,
-    pub boost_clock_mhz: u32,
+    /// Absent where a measured machine does not tell.
+    pub boost_clock_mhz: Option<u32>,
     pub tdp_watts: u32,
     pub source: String,
 }

@@ -47,12 +47,14 @@ impl Cpu {
                 format!("give --threads from 1 to {all}, or leave it out for all of them"),
             ));
         }
-        let least = 1 << 30;
+        // Streams go over an eighth of memory and must reach twice the cache.
+        let least = (16 * machine.cache_to_exceed()).max(1 << 30);
         if machine.memory_bytes < least {
             return Err(DeviceError::new(
                 format!(
-                    "the host has {} MiB of memory; the probes need 1024 MiB",
-                    machine.memory_bytes >> 20
+                    "the host has {} MiB of memory; the probes need {} MiB",
+                    machine.memory_bytes >> 20,
+                    least >> 20
                 ),
                 "run on a machine (or in a container) with more memory",
             ));
@@ -72,21 +74,35 @@ impl Cpu {
         let numbers = pool.broadcast(|_| machine::thread_number());
         let books = Books::new(numbers.into_iter().flatten().collect());
         let list: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+        let waits_unknown = books.turns().is_none();
+        let cache_bytes = machine.cache_to_exceed();
+        let mut conditions = format!(
+            "32-bit; threads pinned to CPUs {}, waits for other processes {}",
+            list.join(", "),
+            if waits_unknown { "unknown, and not taken off" } else { "taken off" }
+        );
+        if machine.clock_mhz.is_none() {
+            conditions.push_str("; clock unknown");
+        }
+        if machine.cache_bytes.is_none() {
+            let assumed = cache_bytes >> 20;
+            conditions
+                .push_str(&format!("; cache unknown, {assumed} MiB assumed to stay beyond it"));
+        }
         let description = Description {
             product: format!("{}, {threads} threads", machine.product),
-            conditions: format!(
-                "32-bit; threads pinned to CPUs {}, waits for other processes taken off",
-                list.join(", ")
-            ),
+            conditions,
             multiprocessors: u32::try_from(threads).unwrap_or(u32::MAX),
             compute_capability: (0, 0),
             clock_mhz: machine.clock_mhz,
             memory_bytes: machine.memory_bytes,
-            cache_bytes: machine.cache_bytes,
+            cache_bytes,
+            cache_assumed: machine.cache_bytes.is_none(),
+            waits_unknown,
             dtype: DTYPE,
             not_representative: None,
         };
-        let rotation_bytes = (2 * machine.cache_bytes).min(machine.memory_bytes / 16);
+        let rotation_bytes = (2 * cache_bytes).min(machine.memory_bytes / 16);
         Ok(Self { description, pool, threads, books, rotation_bytes })
     }
 
@@ -249,7 +265,7 @@ const SHORTEST: Duration = Duration::from_micros(50);
 const SLICE: Duration = Duration::from_micros(500);
 
 /// Times `call`, which is told how often it has been called. Where other processes hold the CPUs
-/// meanwhile, the threads' waits for them are taken off.
+/// meanwhile, the threads' waits for them are taken off, if the system knows them.
 fn time(books: &Books, effort: Effort, mut call: impl FnMut(usize)) -> Sample {
     let (least, budget) = match effort {
         Effort::Quick => (5, Duration::from_millis(60)),
@@ -269,11 +285,12 @@ fn time(books: &Books, effort: Effort, mut call: impl FnMut(usize)) -> Sample {
     let mut times = Vec::new();
     let began = Instant::now();
     while times.len() < least || (began.elapsed() < budget && times.len() < 201) {
-        let before = (first > SLICE).then(|| books.turns());
+        let before = if first > SLICE { books.turns() } else { None };
         let start = Instant::now();
         (0..together).for_each(|_| once());
         let wall = start.elapsed().as_secs_f64() / f64::from(together);
-        times.push(before.map_or(wall, |before| books.turns().without_waits(&before, wall)));
+        let waits = before.zip(books.turns());
+        times.push(waits.map_or(wall, |(before, after)| after.without_waits(&before, wall)));
     }
     Sample::of(&times)
 }

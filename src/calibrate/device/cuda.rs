@@ -88,9 +88,12 @@ impl Cuda {
             conditions: conditions(nvml.as_ref(), cublas.is_some()),
             multiprocessors: found.multiprocessors,
             compute_capability: *compute_capability,
-            clock_mhz: found.clock_mhz,
+            clock_mhz: Some(found.clock_mhz),
             memory_bytes: found.memory_bytes,
             cache_bytes: found.l2_bytes,
+            cache_assumed: false,
+            // Kernels are timed by events on the GPU itself.
+            waits_unknown: false,
             dtype: DTYPE,
             not_representative,
         };

@@ -425,9 +425,11 @@ mod tests {
             conditions: "made up".into(),
             multiprocessors: 80,
             compute_capability: (8, 6),
-            clock_mhz: 1710,
+            clock_mhz: Some(1710),
             memory_bytes: 22 << 30,
             cache_bytes: 6 << 20,
+            cache_assumed: false,
+            waits_unknown: false,
             dtype: "fp16",
             not_representative: None,
         }

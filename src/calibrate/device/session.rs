@@ -189,9 +189,11 @@ mod tests {
                 conditions: "none".into(),
                 multiprocessors: 1,
                 compute_capability: (0, 0),
-                clock_mhz: 1,
+                clock_mhz: None,
                 memory_bytes: 1,
                 cache_bytes: 1,
+                cache_assumed: true,
+                waits_unknown: true,
                 dtype: "fp32",
                 not_representative: None,
             };

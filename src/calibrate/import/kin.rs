@@ -48,7 +48,8 @@ pub(super) fn bandwidth_ratio(gpu: &Gpu, other: &Gpu) -> f64 {
 }
 
 pub(super) fn clock_ratio(gpu: &Gpu, other: &Gpu) -> f64 {
-    f64::from(gpu.chip.boost_clock_mhz) / f64::from(other.chip.boost_clock_mhz)
+    let clock = |gpu: &Gpu| f64::from(gpu.chip.boost_clock_mhz.expect("the catalogue has it"));
+    clock(gpu) / clock(other)
 }
 
 #[cfg(test)]
@@ -59,7 +60,7 @@ mod tests {
     /// Operations of the tensor cores of a multiprocessor in one clock: a power of two.
     fn rate(name: &str) -> f64 {
         let gpu = hardware::gpu(name).unwrap();
-        let clock = f64::from(gpu.chip.boost_clock_mhz) * 1e6;
+        let clock = f64::from(gpu.chip.boost_clock_mhz.unwrap()) * 1e6;
         let rate = gpu.peak.fp16.per_s() / f64::from(gpu.chip.streaming_multiprocessors) / clock;
         rate.log2().round().exp2()
     }

@@ -11,7 +11,7 @@ use crate::calibrate::device::cpu::Cpu;
 use crate::calibrate::device::cuda::Cuda;
 use crate::calibrate::device::fitted::{self, Calibrated};
 use crate::calibrate::device::session::{self, Journal, Measurement, SessionError};
-use crate::calibrate::device::{Device, DeviceError, Effort, Grade, Probe};
+use crate::calibrate::device::{Description, Device, DeviceError, Effort, Grade, Probe, Sample};
 use crate::calibrate::table::{TableKind, to_csv};
 use crate::cli::args::{CalibrateArgs, DeviceKind, Format};
 use crate::cli::output::{self, Content, OutDir};
@@ -55,13 +55,18 @@ pub fn run(kind: DeviceKind, args: &CalibrateArgs) -> Result<Outcome, Failure> {
         note.push_str(&format!("; at the start {}, at the end {}", conditions[0], conditions[1]));
     }
 
+    if description.cache_assumed {
+        let l2 = &calibrated.gpu.memory.l2;
+        let note = format!("; l2 assumed ({l2}): the system does not tell it");
+        calibrated.gpu.memory.source.push_str(&note);
+    }
     let rows = OutDir::create(&out.with_extension("rows"))?;
-    rows.write(row_files(&calibrated, &measured))?;
+    rows.write(row_files(&calibrated, &measured, &description))?;
     output::replace(out, gpu_file(&calibrated).as_bytes())?;
     journal
         .finish()
         .map_err(|error| Failure::environment("cannot remove what is finished", &error))?;
-    output::print(&report(&calibrated, &measured, args.format))?;
+    output::print(&report(&calibrated, &measured, &description, args.format))?;
     Ok(Outcome::Done)
 }
 
@@ -107,6 +112,7 @@ fn gpu_file(calibrated: &Calibrated) -> String {
 fn row_files(
     calibrated: &Calibrated,
     measured: &[Measurement],
+    description: &Description,
 ) -> Vec<(&'static str, Vec<Content>)> {
     let mut files = Vec::new();
     for kind in TableKind::ALL {
@@ -129,14 +135,25 @@ fn row_files(
             sample.seconds.into(),
             ((sample.spread * 1e4).round() / 1e4).into(),
             u64::from(sample.repeats).into(),
-            sample.grade().to_string().into(),
+            graded(sample, description).into(),
         ]);
     }
     files.push(("timings.csv", vec![Content::Bytes(all.to_csv())]));
     files
 }
 
-fn report(calibrated: &Calibrated, measured: &[Measurement], format: Format) -> Vec<u8> {
+/// The grade is of how far repeats agree; it does not see what all of them waited for.
+fn graded(sample: &Sample, description: &Description) -> String {
+    let grade = sample.grade();
+    if description.waits_unknown { format!("{grade}, waits unknown") } else { grade.to_string() }
+}
+
+fn report(
+    calibrated: &Calibrated,
+    measured: &[Measurement],
+    description: &Description,
+    format: Format,
+) -> Vec<u8> {
     let columns = [
         ("surface", "surface"),
         ("rows", "rows"),
@@ -174,6 +191,12 @@ fn report(calibrated: &Calibrated, measured: &[Measurement], format: Format) -> 
                 graded(Grade::C),
                 graded(Grade::D)
             ));
+            if description.waits_unknown {
+                text.push_str(
+                    "waits for other processes unknown: the system keeps no schedstat of threads, so \
+                     repeats that agree may all have waited\n",
+                );
+            }
             if let Some(note) = &calibrated.profile.note {
                 text.push_str(&format!("{note}\n"));
             }

@@ -2,17 +2,22 @@
 
 use std::fs;
 
-/// The host as far as it is known; plain guesses where the system does not say.
+/// The host as far as the system tells.
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub product: String,
     /// Numbers of the CPUs that this process may use.
     pub cpus: Vec<usize>,
-    pub clock_mhz: u32,
+    pub clock_mhz: Option<u32>,
     /// The machine's or the container's, whichever is less.
     pub memory_bytes: u64,
-    pub cache_bytes: u64,
+    /// The largest that the first CPU reaches.
+    pub cache_bytes: Option<u64>,
 }
+
+/// Taken for the cache where the system does not tell: more than any processor has, so that buffers of
+/// a multiple of it are read from memory (the largest is the 504 MiB of a Xeon 6980P, 2024).
+const ASSUMED_CACHE: u64 = 512 << 20;
 
 impl Machine {
     /// `None` where the system does not say how much memory there is: the probes are sized by it.
@@ -22,7 +27,7 @@ impl Machine {
             let line = cpuinfo.lines().find(|line| line.starts_with(key))?;
             line.split_once(':').map(|(_, value)| value.trim().to_owned())
         };
-        let clock = of("cpu MHz").and_then(|mhz| mhz.parse::<f64>().ok()).unwrap_or(2000.0);
+        let clock = of("cpu MHz").and_then(|mhz| mhz.parse::<f64>().ok());
         let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
         let kib: u64 = meminfo.lines().find_map(|line| {
             line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok()
@@ -34,10 +39,15 @@ impl Machine {
         Some(Self {
             product: of("model name").unwrap_or_else(|| format!("{} CPU", std::env::consts::ARCH)),
             cpus: cpus(),
-            clock_mhz: clock.round() as u32,
+            clock_mhz: clock.map(|mhz| mhz.round() as u32).filter(|&mhz| mhz > 0),
             memory_bytes: limit.map_or(total, |limit| limit.min(total)),
-            cache_bytes: largest_cache().unwrap_or(32 << 20),
+            cache_bytes: largest_cache(),
         })
+    }
+
+    /// Bytes of cache that probes must exceed; what is assumed still leaves room for them in memory.
+    pub fn cache_to_exceed(&self) -> u64 {
+        self.cache_bytes.unwrap_or(ASSUMED_CACHE.min(self.memory_bytes / 16))
     }
 }
 
@@ -87,7 +97,7 @@ pub fn pin_to(cpu: usize) {
 }
 
 /// Nanoseconds that threads have run, and have waited for a CPU that something else held.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turns(Vec<(u64, u64)>);
 
 /// The kernel's books on some threads.
@@ -102,15 +112,24 @@ impl Books {
         Self { threads }
     }
 
-    /// Empty where the system keeps none.
-    pub fn turns(&self) -> Turns {
+    /// `None` where the system does not keep them for every thread (a kernel without
+    /// `CONFIG_SCHED_INFO`, some sandboxes): then nobody knows how long they waited.
+    pub fn turns(&self) -> Option<Turns> {
         let read = |thread: &u32| {
             let text = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
-            let mut fields = text.split_whitespace().map(str::parse);
-            Some((fields.next()?.ok()?, fields.next()?.ok()?))
+            turn(&text)
         };
-        Turns(self.threads.iter().filter_map(read).collect())
+        let turns: Option<Vec<_>> = self.threads.iter().map(read).collect();
+        turns.filter(|turns| !turns.is_empty()).map(Turns)
     }
+}
+
+/// Nanoseconds run and waited: the first two numbers of a `schedstat`. One that runs and counts
+/// nothing is not kept.
+fn turn(schedstat: &str) -> Option<(u64, u64)> {
+    let mut fields = schedstat.split_whitespace().map(str::parse);
+    let (run, waited) = (fields.next()?.ok()?, fields.next()?.ok()?);
+    (run > 0).then_some((run, waited))
 }
 
 impl Turns {
@@ -145,6 +164,29 @@ mod tests {
         let after = Turns(vec![(1_000_000_000, 500_000_000), (900_000_005, 200_000_005)]);
         assert_eq!(after.without_waits(&before, 1.75), 1.25);
         assert_eq!(after.without_waits(&before, 1.2), 1.0);
-        assert_eq!(Turns::default().without_waits(&Turns::default(), 1.75), 1.75);
+    }
+
+    #[test]
+    fn books_that_are_not_kept_are_unknown_and_not_free_of_waits() {
+        assert_eq!(turn("2249687 150 1\n"), Some((2_249_687, 150)));
+        // As a kernel without scheduler statistics writes it.
+        assert_eq!(turn("0 0 0\n"), None);
+        assert_eq!(turn(""), None);
+        assert_eq!(Books::default().turns(), None);
+        assert_eq!(Books::new(vec![u32::MAX]).turns(), None);
+    }
+
+    #[test]
+    fn an_unknown_cache_is_taken_for_larger_than_any_as_far_as_memory_goes() {
+        let machine = |cache_bytes, memory_bytes| Machine {
+            product: "some CPU".into(),
+            cpus: vec![0],
+            clock_mhz: None,
+            memory_bytes,
+            cache_bytes,
+        };
+        assert_eq!(machine(Some(8 << 20), 64 << 30).cache_to_exceed(), 8 << 20);
+        assert_eq!(machine(None, 64 << 30).cache_to_exceed(), 512 << 20);
+        assert_eq!(machine(None, 1 << 30).cache_to_exceed(), 64 << 20);
     }
 }
