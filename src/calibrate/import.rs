@@ -47,11 +47,20 @@ pub struct Tables<'a> {
     gpus: BTreeMap<&'static str, Own<'a>>,
 }
 
+/// The profile of `gpu` from probes of it: the same fits, and nominal figures where it has no rows.
+pub fn of_probes(gpu: &Gpu, timings: Vec<&Timing>) -> Import {
+    let own = Own::new(gpu.clone(), timings, Origin::Probes);
+    let tables = Tables { gpus: BTreeMap::new() };
+    Importer::new(&tables, gpu, Some(&own)).run()
+}
+
 /// What the rows of one GPU give.
 struct Own<'a> {
     gpu: Gpu,
     timings: Vec<&'a Timing>,
     origin: Origin,
+    /// What the products of a 16-bit step are computed in.
+    native: &'static Precision,
     gemm: OnceLock<Option<Surface<GemmForm>>>,
     gemm_fp8: OnceLock<Option<Surface<GemmForm>>>,
     prefill: OnceLock<Option<Surface<RaggedForm>>>,
@@ -63,7 +72,13 @@ impl<'a> Own<'a> {
     fn new(gpu: Gpu, timings: Vec<&'a Timing>, origin: Origin) -> Self {
         let (gemm, gemm_fp8, prefill) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let (decode, elementwise) = (OnceLock::new(), OnceLock::new());
-        Self { gpu, timings, origin, gemm, gemm_fp8, prefill, decode, elementwise }
+        // Others time no products in 32 bits; a host has no others.
+        let half = timings.iter().any(|timing| Precision::HALF.dtypes.contains(&&*timing.dtype));
+        let native = match origin {
+            Origin::Probes if !half => &Precision::SINGLE,
+            _ => &Precision::HALF,
+        };
+        Self { gpu, timings, origin, native, gemm, gemm_fp8, prefill, decode, elementwise }
     }
 
     fn rows(&self) -> Rows<'_> {
@@ -71,7 +86,7 @@ impl<'a> Own<'a> {
     }
 
     fn gemm(&self) -> Option<&Surface<GemmForm>> {
-        self.gemm.get_or_init(|| surfaces::gemm(&self.rows(), &Precision::HALF)).as_ref()
+        self.gemm.get_or_init(|| surfaces::gemm(&self.rows(), self.native)).as_ref()
     }
 
     fn gemm_fp8(&self) -> Option<&Surface<GemmForm>> {
@@ -217,7 +232,7 @@ impl<'a> Importer<'a> {
                 self.transferred.iter().map(|(what, from)| format!("{what} from {from}")).collect();
             format!("transferred: {}", parts.join(", "))
         });
-        let sampler = sampler(self.gpu);
+        let sampler = self.sampler();
         Import {
             rows: self.own.map_or(0, |own| own.timings.len()),
             profile: GpuProfile {
@@ -323,6 +338,18 @@ impl<'a> Importer<'a> {
         }
         self.transferred.push(("attention.mixed", "prefill and decode".into()));
         RaggedSurface::of_pure(prefill, decode)
+    }
+
+    /// From its own rows, else as published.
+    fn sampler(&mut self) -> SamplerSurface {
+        let Some(surface) = self.own.and_then(|own| surfaces::sampler(&own.rows())) else {
+            return sampler(self.gpu);
+        };
+        let o = self.fitted(&surface);
+        SamplerSurface {
+            floor: o.scaled(o.form.floor, ""),
+            per_sequence: o.scaled(o.form.per_sequence, ""),
+        }
     }
 
     fn elementwise(&mut self, kin: Option<&'static Kin>) -> Option<ElementwiseSurface> {

@@ -2,8 +2,9 @@
 //! the surface is from each.
 //!
 //! Parameters are fitted to log ratios under a loss that outliers do not dominate. The error that is
-//! reported is of rows that a first fit never saw; the surface itself is then fitted to all rows,
-//! since a few shapes more are worth more than a second look at the error.
+//! reported is of rows that a fit never saw: of a table, one part that is kept back; of our own
+//! probes, which are few, each part in its turn. The surface itself is then fitted to all rows, since
+//! a few shapes more are worth more than a second look at the error.
 
 mod attention;
 mod elementwise;
@@ -18,12 +19,15 @@ use crate::units::FlopRate;
 use super::fit::{self, Parameter, least_squares};
 use super::table::Timing;
 
-pub use attention::{decode, decode_errors, mixed, mixed_errors, prefill, prefill_errors};
+pub use attention::{decode, decode_errors, mixed, mixed_errors, prefill, prefill_errors, shapes};
 pub use elementwise::{elementwise, elementwise_errors, sampler};
 pub use gemm::{gemm, gemm_errors};
 
-/// Share of the shapes (or rows) that are kept back from a fit.
+/// Share of a table's shapes (or rows) that are kept back from a fit.
 const HELD_OUT: f64 = 0.4;
+
+/// Parts of our own few probes, each of which is kept back once.
+const FOLDS: usize = 8;
 
 /// Log ratios beyond about this count less than their square.
 const OUTLIER: f64 = 0.10;
@@ -63,6 +67,15 @@ impl Rows<'_> {
             Origin::Tables => samples >= FEWEST_ROWS,
             // Few, but spread over the shapes on purpose.
             Origin::Probes => samples >= coefficients,
+        }
+    }
+
+    /// See [`prior`]. Kernels of our own, or of a host, may be further from what libraries make of a
+    /// datasheet than those that tables are of.
+    fn prior(&self, name: &str, guess: f64, factor: f64) -> Parameter {
+        match self.origin {
+            Origin::Tables => prior(name, guess, factor),
+            Origin::Probes => prior(name, guess, factor * factor),
         }
     }
 }
@@ -201,61 +214,75 @@ fn hash(numbers: &[u64]) -> u64 {
     })
 }
 
-/// Keys in the order of their hash; the first 40 % are held out.
-fn held_out_keys<T>(samples: &[Sample<T>]) -> Vec<u64> {
+/// Keys that are held out together, each list in order: of a table 40 % of all, once; of probes
+/// every key in one list.
+fn held_out_keys<T>(origin: Origin, samples: &[Sample<T>]) -> Vec<Vec<u64>> {
     let mut keys: Vec<u64> = samples.iter().map(|sample| sample.key).collect();
+    // In the order of their hash, which is none of shapes.
     keys.sort_unstable();
     keys.dedup();
-    let held = (keys.len() as f64 * HELD_OUT) as usize;
-    keys.truncate(held);
-    keys
+    match origin {
+        Origin::Tables => {
+            keys.truncate((keys.len() as f64 * HELD_OUT) as usize);
+            vec![keys]
+        }
+        Origin::Probes => {
+            let folds = FOLDS.min(keys.len()).max(1);
+            (0..folds).map(|i| keys.iter().skip(i).step_by(folds).copied().collect()).collect()
+        }
+    }
 }
 
 /// Fits `predict` to the samples that are not held out, from each of `starts`, states the errors on
-/// those that are, and fits it to all.
+/// those that are (`split` says which), and fits it to all.
 fn fit<T>(
-    surface: &str,
-    split: &str,
+    (surface, split, origin): (&str, &str, Origin),
     samples: &[Sample<T>],
     starts: &[Vec<Parameter>],
     predict: impl Fn(&[f64], &T) -> f64,
 ) -> (Vec<f64>, Vec<Fit>) {
-    let held_keys = held_out_keys(samples);
-    let is_held = |sample: &&Sample<T>| held_keys.binary_search(&sample.key).is_ok();
-    let train: Vec<&Sample<T>> = samples.iter().filter(|s| !is_held(s)).collect();
-    let best = starts
-        .iter()
-        .map(|start| fit_to(&train, start, &predict))
-        .min_by(|a, b| {
-            let sum = |rows: &[f64]| rows.iter().map(|r| r * r).sum::<f64>();
-            sum(&a.residuals).total_cmp(&sum(&b.residuals))
-        })
-        .expect("at least one start");
-    let held: Vec<&Sample<T>> = samples.iter().filter(is_held).collect();
-    let judged = if held.is_empty() { samples.iter().collect() } else { held };
+    let mut judged: BTreeMap<&str, Vec<(&str, f64)>> = BTreeMap::new();
+    let mut last = None;
+    for held_keys in held_out_keys(origin, samples) {
+        let (held, train): (Vec<_>, Vec<_>) =
+            samples.iter().partition(|s| held_keys.binary_search(&s.key).is_ok());
+        let best = starts
+            .iter()
+            .map(|start| fit_to(&train, start, &predict))
+            .min_by(|a, b| {
+                let sum = |rows: &[f64]| rows.iter().map(|r| r * r).sum::<f64>();
+                sum(&a.residuals).total_cmp(&sum(&b.residuals))
+            })
+            .expect("at least one start");
+        for s in if held.is_empty() { &train } else { &held } {
+            let error = (predict(&best.values, &s.shape) / s.seconds - 1.0).abs();
+            judged.entry(&s.source).or_default().push((s.region, error));
+        }
+        last = Some(best);
+    }
+    let split = match origin {
+        Origin::Tables => split,
+        Origin::Probes => "rows, each by a fit to the others",
+    };
     let all: Vec<&Sample<T>> = samples.iter().collect();
     let fits = by_source(&all)
         .into_iter()
         .filter_map(|(source, fitted)| {
-            let rows: Vec<(&str, f64)> = judged
-                .iter()
-                .filter(|s| s.source == source)
-                .map(|s| (s.region, (predict(&best.values, &s.shape) / s.seconds - 1.0).abs()))
-                .collect();
+            let rows = judged.get(source)?;
             let errors: Vec<f64> = rows.iter().map(|(_, error)| *error).collect();
-            (!errors.is_empty()).then(|| Fit {
+            Some(Fit {
                 surface: surface.to_owned(),
                 rows: u32::try_from(fitted).unwrap_or(u32::MAX),
                 median_percent: percent(&errors, 0.5),
                 p90_percent: percent(&errors, 0.9),
-                on: format!("{} {split}; {}", errors.len(), regions(&rows)),
+                on: format!("{} {split}; {}", errors.len(), regions(rows)),
                 source: source.to_owned(),
             })
         })
         .collect();
     let from_there: Vec<Parameter> = starts[0]
         .iter()
-        .zip(&best.values)
+        .zip(&last.expect("at least one split").values)
         .map(|(parameter, value)| Parameter { start: *value, ..parameter.clone() })
         .collect();
     (fit_to(&all, &from_there, &predict).values, fits)

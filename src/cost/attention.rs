@@ -23,8 +23,8 @@
 use super::gemm::blend;
 use super::{ContextCost, StepShape};
 
-/// Query rows of one thread block.
-const TILE: f64 = 64.0;
+/// Query rows of one thread block, all of which are computed however few are asked for.
+pub const TILE: f64 = 64.0;
 
 /// What a byte from L2 takes beside one from DRAM. The five GPUs' L2 is 2-5 times as fast, and the
 /// fits are flat between 0.2 and 0.6.
@@ -125,6 +125,8 @@ pub struct AttentionForm {
     pub decode: DecodeForm,
     pub mixed: RaggedForm,
     pub skew: SkewForm,
+    /// Query rows of one thread block: [`TILE`] on GPUs, one on a processor, which pads nothing.
+    pub tile: f64,
     pub multiprocessors: f64,
     /// Bytes that L2 holds of what all multiprocessors read.
     pub cache: f64,
@@ -155,9 +157,15 @@ impl Blocks {
     ///
     /// They count as alike: each has the mean number of tokens, and the cached context that keeps the
     /// number of pairs.
-    fn of_chunks(shape: &AttentionShape, seqs: f64, tokens: f64, pairs: f64, context: f64) -> Self {
-        let rows = (tokens / seqs / TILE).ceil() * TILE;
-        let count = shape.heads * seqs * rows / TILE;
+    fn of_chunks(
+        (shape, tile): (&AttentionShape, f64),
+        seqs: f64,
+        tokens: f64,
+        pairs: f64,
+        context: f64,
+    ) -> Self {
+        let rows = (tokens / seqs / tile).ceil() * tile;
+        let count = shape.heads * seqs * rows / tile;
         // past + rows / 2, where past + tokens / 2 = pairs / tokens.
         let seen = pairs / tokens + (rows - tokens / seqs) / 2.0;
         let bytes = shape.kv_bytes_per_token() * context + shape.token_bytes() * tokens;
@@ -194,7 +202,7 @@ impl AttentionForm {
         let (seqs, context) = (f64::from(step.prefill_seqs), step.prefill_context as f64);
         let pairs = step.prefill_pairs as f64 / 2.0;
         let priced = |pairs: f64, context: f64| {
-            let blocks = Blocks::of_chunks(shape, seqs, tokens, pairs, context);
+            let blocks = Blocks::of_chunks((shape, self.tile), seqs, tokens, pairs, context);
             (blocks, self.ragged(&self.prefill, shape, &blocks))
         };
         let full = priced(pairs, context);
@@ -245,7 +253,7 @@ impl AttentionForm {
     }
 
     fn ragged(&self, form: &RaggedForm, shape: &AttentionShape, blocks: &Blocks) -> f64 {
-        let key = 4.0 * TILE * shape.head_dim * self.multiprocessors / form.peak;
+        let key = 4.0 * self.tile * shape.head_dim * self.multiprocessors / form.peak;
         let longest = blocks.longest * key + form.start_up;
         let spread = (blocks.keys * key + blocks.count * form.start_up) / self.multiprocessors;
         let compute = longest.max(spread + form.tail * longest);
@@ -343,6 +351,7 @@ mod tests {
                 bandwidth: 1792e9,
             },
             skew: SkewForm { decode: 4.0, mixed: 2.5 },
+            tile: TILE,
             multiprocessors: 188.0,
             cache: 128e6,
         }
@@ -436,6 +445,11 @@ mod tests {
             .map(|step| AttentionForm { prefill, ..pro() }.with_prefill(&LLAMA, &step));
         assert!(short > 0.9 * whole && short < whole, "{short} {whole}");
         assert!(short > 3.0 * few, "{short} {few}");
+        // A processor computes the rows that there are.
+        let host = AttentionForm { prefill, tile: 1.0, ..pro() };
+        let [short, whole] =
+            [chunks(256, 16), chunks(256, 64)].map(|step| host.with_prefill(&LLAMA, &step));
+        assert!(short < 0.3 * whole, "{short} {whole}");
     }
 
     #[test]

@@ -154,6 +154,12 @@ impl Gpu {
         if halves { self.memory.l2.scale(0.5) } else { self.memory.l2 }
     }
 
+    /// Whether it is a host's processor, which `calibrate --device cpu` describes as of compute
+    /// capability 0.0.
+    pub fn is_processor(&self) -> bool {
+        self.chip.compute_capability == ComputeCapability { major: 0, minor: 0 }
+    }
+
     /// The text of a GPU file, from which [`Gpu::from_toml`] makes this GPU again.
     pub fn to_toml(&self) -> String {
         let Self { name: _, product, note, memory, peak, chip, links, calibration } = self.clone();

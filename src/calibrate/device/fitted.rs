@@ -1,17 +1,13 @@
 //! From a device's measurements to a GPU file that holds its calibration.
 
-use crate::calibrate::fit::{Parameter, least_squares};
-use crate::calibrate::table::{AttentionBatch, Operator, Timing, catalogue_gpu};
-use crate::cost::StepShape;
-use crate::cost::attention::AttentionShape;
-use crate::cost::gemm::GemmWork;
-use crate::cost::profile::{Fit, GpuProfile, ProfileError, RaggedSurface};
+use crate::calibrate::import;
+use crate::calibrate::table::{Operator, Timing, catalogue_gpu};
+use crate::cost::profile::GpuProfile;
 use crate::cost::sourced::significant;
 use crate::hardware::{self, ComputeCapability, Gpu, GpuChip, GpuLinks, GpuMemory, GpuPeak};
 use crate::units::{Bandwidth, Bytes, FlopRate};
 
 use super::session::Measurement;
-use super::statistics::quantile;
 use super::{Description, Probe};
 
 /// A GPU with its calibration, and what it was made from.
@@ -26,13 +22,14 @@ pub struct Calibrated {
     pub peak: FlopRate,
 }
 
-/// Fits surfaces to what was measured; `name` is what the GPU will be called.
+/// Fits surfaces to what was measured, as the import of tables does; `name` is what the GPU will be
+/// called.
 pub fn calibrated(
     name: &str,
     description: &Description,
     measured: &[Measurement],
     source: &str,
-) -> Result<Calibrated, ProfileError> {
+) -> Calibrated {
     let rows = rows(description, measured, source);
     let bandwidth = bandwidth(description, measured);
     let rate = |row: &Timing| match row.operator {
@@ -42,16 +39,14 @@ pub fn calibrated(
     let own = |row: &&Timing| row.dtype == description.dtype;
     let peak = rows.iter().filter(own).map(rate).fold(1.0, f64::max);
     let gpu = gpu(name, description, bandwidth, peak);
-    let mut profile = GpuProfile::from_datasheet(&gpu);
+    let mut profile = import::of_probes(&gpu, rows.iter().filter(own).collect()).profile;
     profile.note = Some(match &description.not_representative {
         Some(why) => format!("{}; products not representative: {why}", description.conditions),
         None => description.conditions.clone(),
     });
-    let own: Vec<&Timing> = rows.iter().filter(own).collect();
-    Fitter { gpu: &gpu, rows: &own, source }.all(&mut profile)?;
     let (bandwidth, peak) =
         (Bandwidth::from_gb_per_s(1e-9 * bandwidth), FlopRate::from_tflops(1e-12 * peak));
-    Ok(Calibrated { gpu, profile, rows, bandwidth, peak })
+    Calibrated { gpu, profile, rows, bandwidth, peak }
 }
 
 /// The catalogue's GPU of that product; drivers and datasheets do not write all names alike.
@@ -136,288 +131,14 @@ fn gpu(name: &str, description: &Description, bandwidth: f64, peak: f64) -> Gpu 
     }
 }
 
-/// Bytes of one element.
-fn width(dtype: &str) -> f64 {
-    if dtype == "fp32" { 4.0 } else { 2.0 }
-}
-
-/// One coefficient: name, guess, and the factor that it may be off either way.
-type Coefficient = (&'static str, f64, f64);
-
-struct Fitter<'a> {
-    gpu: &'a Gpu,
-    rows: &'a [&'a Timing],
-    source: &'a str,
-}
-
-impl Fitter<'_> {
-    fn all(&self, profile: &mut GpuProfile) -> Result<(), ProfileError> {
-        self.gemm(profile)?;
-        self.prefill(profile)?;
-        self.decode(profile)?;
-        self.mixed(profile)?;
-        self.elementwise(profile)?;
-        self.sampler(profile)
-    }
-
-    /// Fits `coefficients` of one surface to `rows` and says how well it went.
-    fn surface<R>(
-        &self,
-        (profile, surface): (&mut GpuProfile, &str),
-        coefficients: &[Coefficient],
-        rows: &[(R, f64)],
-        set: impl Fn(&mut GpuProfile, &str, f64) -> Result<(), ProfileError>,
-        predict: impl Fn(&GpuProfile, &R) -> f64,
-    ) -> Result<(), ProfileError> {
-        if rows.len() < coefficients.len() {
-            return Ok(());
-        }
-        let parameters: Vec<Parameter> = coefficients
-            .iter()
-            .map(|&(name, guess, factor)| Parameter {
-                name: name.to_owned(),
-                guess,
-                start: guess,
-                spread: f64::ln(factor),
-                bounds: match name {
-                    "blend" => (1.0, 20.0),
-                    _ => (guess / factor.powi(3), guess * factor.powi(3)),
-                },
-            })
-            .collect();
-        let with = |values: &[f64]| {
-            let mut trial = profile.clone();
-            for ((name, ..), value) in coefficients.iter().zip(values) {
-                set(&mut trial, name, *value)?;
-            }
-            Ok::<_, ProfileError>(trial)
-        };
-        let residuals = |values: &[f64]| match with(values) {
-            Ok(trial) => {
-                rows.iter().map(|(row, seconds)| (predict(&trial, row) / seconds).ln()).collect()
-            }
-            Err(_) => vec![f64::MAX.sqrt(); rows.len()],
-        };
-        let fit = least_squares(&parameters, 0.05, residuals);
-        let rounded: Vec<f64> = fit.values.iter().map(|&value| significant(value)).collect();
-        *profile = with(&rounded)?;
-        let mut errors: Vec<f64> = fit.residuals.iter().map(|r| 100.0 * r.exp_m1().abs()).collect();
-        errors.sort_by(f64::total_cmp);
-        let tenths = |percent: f64| (percent * 10.0).round() / 10.0;
-        profile.fits.push(Fit {
-            surface: surface.to_owned(),
-            rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
-            median_percent: tenths(quantile(&errors, 0.5)),
-            p90_percent: tenths(quantile(&errors, 0.9)),
-            on: "the rows that it was fitted to".into(),
-            source: self.source.to_owned(),
-        });
-        Ok(())
-    }
-
-    fn gemm(&self, profile: &mut GpuProfile) -> Result<(), ProfileError> {
-        let rows: Vec<(GemmWork, f64)> = self
-            .rows
-            .iter()
-            .filter_map(|row| match row.operator {
-                Operator::Gemm { m, n, k } => {
-                    let [m, n, k] = [m, n, k].map(|x| x as f64);
-                    Some((GemmWork::dense(m, n, k, width(&row.dtype)), row.seconds))
-                }
-                _ => None,
-            })
-            .collect();
-        let (peak, dram) = (self.gpu.peak.fp16, self.gpu.memory.bandwidth.bytes_per_s());
-        let coefficients = [
-            ("peak", peak.per_s(), 2.0),
-            ("bandwidth", 0.8 * dram, 1.6),
-            ("floor", 4e-6, 4.0),
-            ("blend", 3.0, 2.0),
-            ("tile-loss", 0.15, 3.0),
-            ("start-up", 2e-6, 4.0),
-            ("row-loss", 0.1, 4.0),
-        ];
-        self.surface(
-            (profile, "gemm"),
-            &coefficients,
-            &rows,
-            |profile, name, value| profile.gemm.set(name, value, "set by a fit"),
-            |profile, work| profile.gemm.form(self.gpu, peak).seconds(work),
-        )
-    }
-
-    fn batches(
-        &self,
-        wanted: impl Fn(&AttentionBatch) -> bool,
-    ) -> Vec<((AttentionShape, StepShape), f64)> {
-        let row = |row: &&Timing| match &row.operator {
-            Operator::Attention(batch) if wanted(batch) => Some((shapes(batch), row.seconds)),
-            _ => None,
-        };
-        self.rows.iter().filter_map(row).collect()
-    }
-
-    fn prefill(&self, profile: &mut GpuProfile) -> Result<(), ProfileError> {
-        let rows = self.batches(|batch| batch.sequences == 0);
-        let guess = profile.attention.prefill.clone();
-        let coefficients = [
-            ("floor", guess.floor.value.get(), 4.0),
-            ("peak", 0.6 * self.gpu.peak.fp16.per_s(), 2.0),
-            ("start-up", guess.start_up.value.get(), 4.0),
-            ("tail", guess.tail.value, 2.0),
-            ("blend", 1.3, 1.5),
-            ("bandwidth", guess.bandwidth.value.bytes_per_s(), 2.0),
-        ];
-        self.surface(
-            (profile, "attention.prefill"),
-            &coefficients,
-            &rows,
-            |profile, name, value| profile.attention.prefill.set(name, value, "set by a fit"),
-            |profile, (shape, step)| profile.attention.form(self.gpu).with_prefill(shape, step),
-        )
-    }
-
-    fn decode(&self, profile: &mut GpuProfile) -> Result<(), ProfileError> {
-        let rows = self.batches(|batch| batch.chunks == 0);
-        let guess = profile.attention.decode.clone();
-        let coefficients = [
-            ("floor", guess.floor.value.get(), 4.0),
-            ("per-sequence", guess.per_sequence.value.get(), 6.0),
-            ("bandwidth", guess.bandwidth.value.bytes_per_s(), 2.0),
-            ("per-sqrt-context", guess.per_sqrt_context.value.get(), 6.0),
-        ];
-        self.surface(
-            (profile, "attention.decode"),
-            &coefficients,
-            &rows,
-            |profile, name, value| profile.attention.decode.set(name, value, "set by a fit"),
-            |profile, (shape, step)| {
-                let curve = profile.attention.form(self.gpu).decode_curve(shape, step.decode_seqs);
-                curve.at(step.decode_context).as_secs_f64()
-            },
-        )
-    }
-
-    /// From rows where there are some; otherwise the kernel of the chunks at decode's bandwidth.
-    fn mixed(&self, profile: &mut GpuProfile) -> Result<(), ProfileError> {
-        let guess = RaggedSurface::of_pure(&profile.attention.prefill, &profile.attention.decode);
-        profile.attention.mixed = guess.clone();
-        let rows = self.batches(|batch| batch.chunks > 0 && batch.sequences > 0);
-        let coefficients = [
-            ("floor", guess.floor.value.get(), 4.0),
-            ("peak", guess.peak.value.per_s(), 6.0),
-            ("start-up", guess.start_up.value.get(), 6.0),
-            ("tail", guess.tail.value, 2.0),
-            ("blend", 1.3, 1.5),
-            ("bandwidth", guess.bandwidth.value.bytes_per_s(), 2.0),
-        ];
-        self.surface(
-            (profile, "attention.mixed"),
-            &coefficients,
-            &rows,
-            |profile, name, value| profile.attention.mixed.set(name, value, "set by a fit"),
-            |profile, (shape, step)| profile.attention.form(self.gpu).with_prefill(shape, step),
-        )
-    }
-
-    /// One layer: two norms, the rotary embedding and the activation.
-    fn elementwise(&self, profile: &mut GpuProfile) -> Result<(), ProfileError> {
-        let seconds = |wanted: &str, at: (u64, u64, u64)| {
-            self.rows.iter().find_map(|row| match &row.operator {
-                Operator::Elementwise { op, tokens, hidden, ffn, .. }
-                    if op == wanted && (*tokens, *hidden, *ffn) == at =>
-                {
-                    Some(row.seconds)
-                }
-                _ => None,
-            })
-        };
-        let mut rows = Vec::new();
-        for row in self.rows {
-            let Operator::Elementwise { op, tokens, hidden, ffn, .. } = &row.operator else {
-                continue;
-            };
-            let at = (*tokens, *hidden, *ffn);
-            if op != "layernorm" {
-                continue;
-            }
-            let (Some(rotary), Some(activation)) =
-                (seconds("rotary_emb", at), seconds("act_fn", at))
-            else {
-                continue;
-            };
-            // Bytes as `layer_bytes_per_token` counts them, with queries and keys of `hidden`.
-            let numbers = tokens * (2 * hidden + 3 * ffn + 8 * hidden);
-            let bytes = numbers as f64 * width(&row.dtype);
-            rows.push((bytes, 2.0 * row.seconds + rotary + activation));
-        }
-        let guess = profile.elementwise.clone();
-        let coefficients = [
-            ("floor", guess.floor.value.get(), 4.0),
-            ("cache-bandwidth", guess.cache_bandwidth.value.bytes_per_s(), 3.0),
-            ("dram-bandwidth", guess.dram_bandwidth.value.bytes_per_s(), 2.0),
-            ("cache", guess.cache.value.as_f64(), 3.0),
-        ];
-        self.surface(
-            (profile, "elementwise"),
-            &coefficients,
-            &rows,
-            |profile, name, value| profile.elementwise.set(name, value, "set by a fit"),
-            |profile, bytes| profile.elementwise.form().seconds(*bytes),
-        )
-    }
-
-    fn sampler(&self, profile: &mut GpuProfile) -> Result<(), ProfileError> {
-        let row = |row: &&Timing| match &row.operator {
-            Operator::Elementwise { op, tokens, hidden, .. } if op == "sampler" => {
-                Some(((*tokens as f64, *hidden as f64), row.seconds))
-            }
-            _ => None,
-        };
-        let rows: Vec<_> = self.rows.iter().filter_map(row).collect();
-        let guess = profile.sampler.clone();
-        let coefficients = [
-            ("floor", guess.floor.value.get(), 6.0),
-            ("per-sequence", guess.per_sequence.value.get(), 6.0),
-        ];
-        self.surface(
-            (profile, "sampler"),
-            &coefficients,
-            &rows,
-            |profile, name, value| profile.sampler.set(name, value, "set by a fit"),
-            |profile, (sequences, vocabulary)| {
-                profile.sampler.form().seconds(*sequences, *vocabulary)
-            },
-        )
-    }
-}
-
-/// One layer of a batch, as the cost model sees it.
-fn shapes(batch: &AttentionBatch) -> (AttentionShape, StepShape) {
-    let shape = AttentionShape {
-        heads: batch.heads as f64,
-        kv_heads: batch.kv_heads as f64,
-        head_dim: batch.head_dim as f64,
-        kv_bytes: width(&batch.kv_dtype),
-        full_layers: 1.0,
-        window_layers: 0.0,
-        window: f64::INFINITY,
-    };
-    let small = |x: u64| u32::try_from(x).unwrap_or(u32::MAX);
-    let mut step = StepShape::default();
-    for _ in 0..batch.chunks {
-        step.push(small(batch.chunk_past), small(batch.chunk_tokens));
-    }
-    step.decode_seqs = small(batch.sequences);
-    step.decode_context = batch.sequences * batch.context;
-    (shape, step)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibrate::device::probe::{GPU_SHAPES, streams};
+    use crate::calibrate::device::probe::{CPU_SHAPES, GPU_SHAPES, streams};
     use crate::calibrate::device::{Effort, Sample};
+    use crate::calibrate::surfaces::shapes;
+    use crate::cost::gemm::{GemmForm, GemmWork};
+    use crate::cost::sourced::Provenance;
 
     fn description(product: &str) -> Description {
         Description {
@@ -469,7 +190,7 @@ mod tests {
 
     #[test]
     fn surfaces_that_made_the_timings_come_back_from_them() {
-        let made = calibrated("mine", &description("Some GPU"), &measured(), "test").unwrap();
+        let made = calibrated("mine", &description("Some GPU"), &measured(), "test");
         for surface in ["gemm", "attention.prefill", "attention.decode"] {
             let fit = made.profile.fits.iter().find(|fit| fit.surface == surface).unwrap();
             assert!(fit.median_percent < 3.0 && fit.p90_percent < 10.0, "{fit:?}");
@@ -479,8 +200,57 @@ mod tests {
     }
 
     #[test]
+    fn a_hosts_products_are_fitted_in_32_bits_and_what_it_has_no_rows_of_says_so() {
+        let host = Description {
+            compute_capability: (0, 0),
+            multiprocessors: 2,
+            cache_bytes: 32 << 20,
+            dtype: "fp32",
+            ..description("Some CPU")
+        };
+        let form = GemmForm {
+            peak: 110e9,
+            bandwidth: 25e9,
+            floor: 2e-5,
+            blend: 2.0,
+            tile_loss: 0.05,
+            start_up: 5e-6,
+            row_loss: 0.3,
+            multiprocessors: 2.0,
+            peak_limit: 100e9,
+            bandwidth_limit: 30e9,
+        };
+        let product = |probe: Probe| match &probe {
+            Probe::Operator { operator: Operator::Gemm { m, n, k }, .. } => {
+                let [m, n, k] = [*m, *n, *k].map(|x| x as f64);
+                let seconds = form.seconds(&GemmWork::dense(m, n, k, 4.0));
+                let sample = Sample { seconds, spread: 0.01, repeats: 9 };
+                Some(Measurement { probe, sample })
+            }
+            Probe::Stream { kind, bytes } => {
+                let seconds = (bytes * kind.traffic()) as f64 / 30e9;
+                Some(Measurement { sample: Sample { seconds, spread: 0.01, repeats: 9 }, probe })
+            }
+            _ => None,
+        };
+        let mut probes = CPU_SHAPES.probes("fp32", Effort::Quick);
+        probes.extend(streams(32 << 20, 22 << 30, Effort::Quick));
+        let measured: Vec<_> = probes.into_iter().filter_map(product).collect();
+        let made = calibrated("host", &host, &measured, "test");
+        assert!(made.gpu.is_processor());
+        let [fit] = &made.profile.fits[..] else { panic!("{:?}", made.profile.fits) };
+        assert_eq!((fit.surface.as_str(), fit.rows), ("gemm", 42));
+        assert!(fit.on.starts_with("42 rows, each by a fit to the others; "), "{fit:?}");
+        assert!(fit.median_percent < 5.0 && fit.p90_percent < 15.0, "{fit:?}");
+        assert_eq!(made.profile.gemm.provenance(), Provenance::Fitted);
+        assert_eq!(made.profile.attention.prefill.provenance(), Provenance::Datasheet);
+        let from_4090 = Provenance::TransferredFrom("rtx-4090".into());
+        assert_eq!(made.profile.sampler.provenance(), from_4090);
+    }
+
+    #[test]
     fn a_gpu_file_with_its_calibration_is_read_back_as_it_was() {
-        let made = calibrated("mine", &description("NVIDIA A10G"), &measured(), "test").unwrap();
+        let made = calibrated("mine", &description("NVIDIA A10G"), &measured(), "test");
         // What the catalogue knows it need not be measured.
         assert_eq!(made.gpu.memory, hardware::gpu("a10g").unwrap().memory);
         assert!(made.rows.iter().all(|row| row.gpu == "a10g"));

@@ -53,6 +53,11 @@ fn step_of(batch: &AttentionBatch) -> StepShape {
     }
 }
 
+/// One layer of a batch, as the cost model sees it.
+pub fn shapes(batch: &AttentionBatch) -> (AttentionShape, StepShape) {
+    (shape_of(batch), step_of(batch))
+}
+
 /// What every surface asks of a row; others are another kernel's.
 fn is_plain(rows: &Rows<'_>, batch: &AttentionBatch) -> bool {
     let chosen = rows.origin == Origin::Probes;
@@ -75,7 +80,7 @@ fn key_of(batch: &AttentionBatch) -> u64 {
 
 fn sample(timing: &Timing, batch: &AttentionBatch) -> Sample<Batch> {
     Sample {
-        shape: (shape_of(batch), step_of(batch)),
+        shape: shapes(batch),
         seconds: timing.seconds,
         source: source_of(timing),
         key: key_of(batch),
@@ -106,7 +111,11 @@ const NO_DECODE: DecodeForm =
     DecodeForm { floor: 0.0, per_sequence: 0.0, bandwidth: 1e18, per_sqrt_context: 0.0 };
 
 /// What is thought of a ragged kernel beforehand.
-fn ragged_priors(nominal: RaggedForm, gpu: &Gpu) -> Vec<Parameter> {
+fn ragged_priors(
+    nominal: RaggedForm,
+    gpu: &Gpu,
+    prior: impl Fn(&str, f64, f64) -> Parameter,
+) -> Vec<Parameter> {
     let dram = gpu.memory.bandwidth.bytes_per_s();
     vec![
         prior("floor", nominal.floor, 4.0),
@@ -163,10 +172,12 @@ pub fn prefill(rows: &Rows<'_>) -> Option<Surface<RaggedForm>> {
         return None;
     }
     let nominal = with(gpu, NO_RAGGED, NO_DECODE, NO_RAGGED);
-    let start = ragged_priors(GpuProfile::from_datasheet(gpu).attention.prefill.form(gpu), gpu);
-    let (values, fits) = fit(PREFILL, "held-out rows", &samples, &[start], |v, (shape, step)| {
-        AttentionForm { prefill: ragged(v), ..nominal }.with_prefill(shape, step)
-    });
+    let guess = GpuProfile::from_datasheet(gpu).attention.prefill.form(gpu);
+    let start = ragged_priors(guess, gpu, |name, guess, factor| rows.prior(name, guess, factor));
+    let (values, fits) =
+        fit((PREFILL, "held-out rows", rows.origin), &samples, &[start], |v, (shape, step)| {
+            AttentionForm { prefill: ragged(v), ..nominal }.with_prefill(shape, step)
+        });
     let source = sources(&samples);
     Some(Surface { form: ragged(&values), fits, dropped, rows: samples.len(), source })
 }
@@ -243,10 +254,10 @@ pub fn decode(rows: &Rows<'_>) -> Option<Surface<DecodeForm>> {
     }
     let nominal = GpuProfile::from_datasheet(rows.gpu).attention.form(rows.gpu).decode;
     let start = vec![
-        prior("floor", nominal.floor, 4.0),
-        prior("per-sequence", nominal.per_sequence, 6.0),
-        at_most(prior("bandwidth", nominal.bandwidth, 1.5), dram),
-        prior("per-sqrt-context", nominal.per_sqrt_context, 6.0),
+        rows.prior("floor", nominal.floor, 4.0),
+        rows.prior("per-sequence", nominal.per_sequence, 6.0),
+        at_most(rows.prior("bandwidth", nominal.bandwidth, 1.5), dram),
+        rows.prior("per-sqrt-context", nominal.per_sqrt_context, 6.0),
     ];
     let form = |v: &[f64]| DecodeForm {
         floor: v[0],
@@ -255,10 +266,11 @@ pub fn decode(rows: &Rows<'_>) -> Option<Surface<DecodeForm>> {
         per_sqrt_context: v[3],
     };
     let without = with(rows.gpu, NO_RAGGED, NO_DECODE, NO_RAGGED);
-    let (values, fits) = fit(DECODE, "held-out rows", &samples, &[start], |v, (shape, step)| {
-        let form = AttentionForm { decode: form(v), ..without };
-        form.decode_seconds(shape, step.decode_seqs, step.decode_context)
-    });
+    let (values, fits) =
+        fit((DECODE, "held-out rows", rows.origin), &samples, &[start], |v, (shape, step)| {
+            let form = AttentionForm { decode: form(v), ..without };
+            form.decode_seconds(shape, step.decode_seqs, step.decode_context)
+        });
     let source = sources(&samples);
     Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
 }
@@ -300,10 +312,13 @@ pub fn mixed(
         return None;
     }
     let pure = with(rows.gpu, prefill, decode, NO_RAGGED);
-    let start = ragged_priors(RaggedForm { bandwidth: decode.bandwidth, ..prefill }, rows.gpu);
-    let (values, fits) = fit(MIXED, "held-out rows", &samples, &[start], |v, (shape, step)| {
-        AttentionForm { mixed: ragged(v), ..pure }.with_prefill(shape, step)
-    });
+    // What the same GPU's pure batches say is known better than a datasheet's guess.
+    let guess = RaggedForm { bandwidth: decode.bandwidth, ..prefill };
+    let start = ragged_priors(guess, rows.gpu, prior);
+    let (values, fits) =
+        fit((MIXED, "held-out rows", rows.origin), &samples, &[start], |v, (shape, step)| {
+            AttentionForm { mixed: ragged(v), ..pure }.with_prefill(shape, step)
+        });
     let source = sources(&samples);
     Some(Surface { form: ragged(&values), fits, dropped, rows: samples.len(), source })
 }

@@ -7,7 +7,7 @@ use crate::cost::profile::{Fit, GpuProfile};
 
 use super::super::table::{Operator, Timing};
 use super::{
-    Dropped, Origin, Precision, Rows, Sample, Surface, fit, hash, judge, prior, source_of, sources,
+    Dropped, Origin, Precision, Rows, Sample, Surface, fit, hash, judge, source_of, sources,
 };
 
 /// How often a layer runs a kernel, by the names of the tables (vidur, LLMServingSim).
@@ -116,10 +116,10 @@ pub fn elementwise(rows: &Rows<'_>) -> Option<Surface<ElementwiseForm>> {
     }
     let nominal = GpuProfile::from_datasheet(rows.gpu).elementwise.form();
     let start = vec![
-        prior("floor", nominal.floor, 4.0),
-        prior("cache-bandwidth", nominal.cache_bandwidth, 3.0),
-        prior("dram-bandwidth", nominal.dram_bandwidth, 2.0),
-        prior("cache", nominal.cache, 3.0),
+        rows.prior("floor", nominal.floor, 4.0),
+        rows.prior("cache-bandwidth", nominal.cache_bandwidth, 3.0),
+        rows.prior("dram-bandwidth", nominal.dram_bandwidth, 2.0),
+        rows.prior("cache", nominal.cache, 3.0),
     ];
     let form = |v: &[f64]| ElementwiseForm {
         floor: v[0],
@@ -128,7 +128,9 @@ pub fn elementwise(rows: &Rows<'_>) -> Option<Surface<ElementwiseForm>> {
         cache: v[3],
     };
     let (values, fits) =
-        fit("elementwise", "held-out sums", &samples, &[start], |v, bytes| form(v).seconds(*bytes));
+        fit(("elementwise", "held-out sums", rows.origin), &samples, &[start], |v, bytes| {
+            form(v).seconds(*bytes)
+        });
     let source = sources(&samples);
     Some(Surface { form: form(&values), fits, dropped, rows: samples.len(), source })
 }
@@ -151,13 +153,17 @@ pub fn sampler(rows: &Rows<'_>) -> Option<Surface<SamplerForm>> {
         return None;
     }
     let nominal = GpuProfile::from_datasheet(rows.gpu).sampler.form();
-    let start =
-        vec![prior("floor", nominal.floor, 6.0), prior("per-sequence", nominal.per_sequence, 6.0)];
+    let start = vec![
+        rows.prior("floor", nominal.floor, 6.0),
+        rows.prior("per-sequence", nominal.per_sequence, 6.0),
+    ];
     let form = |v: &[f64]| SamplerForm { floor: v[0], per_sequence: v[1] };
-    let (values, fits) =
-        fit("sampler", "held-out batches", &samples, &[start], |v, (sequences, vocabulary)| {
-            form(v).seconds(*sequences, *vocabulary)
-        });
+    let (values, fits) = fit(
+        ("sampler", "held-out batches", rows.origin),
+        &samples,
+        &[start],
+        |v, (sequences, vocabulary)| form(v).seconds(*sequences, *vocabulary),
+    );
     let source = sources(&samples);
     Some(Surface {
         form: form(&values),

@@ -9,7 +9,7 @@ use super::super::fit::Parameter;
 use super::super::table::{Operator, Timing};
 use super::{
     Dropped, Origin, Precision, Rows, Sample, Surface, at_most, blend, fit, hash, judge, once,
-    prior, source_of, sources,
+    source_of, sources,
 };
 
 /// The surface holds from these sizes on; below, no form of few parameters does
@@ -139,13 +139,13 @@ pub fn gemm(rows: &Rows<'_>, precision: &Precision) -> Option<Surface<GemmForm>>
     }
     let nominal = GpuProfile::from_datasheet(gpu).gemm.form(gpu, rate);
     let parameters = [
-        at_most(prior("peak", peak, 2.0), 2.0 * peak),
-        at_most(prior("bandwidth", nominal.bandwidth, 1.5), dram),
-        prior("floor", nominal.floor, 4.0),
+        at_most(rows.prior("peak", peak, 2.0), 2.0 * peak),
+        at_most(rows.prior("bandwidth", nominal.bandwidth, 1.5), dram),
+        rows.prior("floor", nominal.floor, 4.0),
         blend(nominal.blend),
-        prior("tile-loss", nominal.tile_loss, 3.0),
-        prior("start-up", nominal.start_up, 4.0),
-        prior("row-loss", nominal.row_loss, 4.0),
+        rows.prior("tile-loss", nominal.tile_loss, 3.0),
+        rows.prior("start-up", nominal.start_up, 4.0),
+        rows.prior("row-loss", nominal.row_loss, 4.0),
     ];
     // The best of two valleys: a soft blend with lossy tiles, or a sharp one.
     let sharp = [None, None, Some(1e-6), Some(10.0), Some(0.05), None, None];
@@ -165,10 +165,12 @@ pub fn gemm(rows: &Rows<'_>, precision: &Precision) -> Option<Surface<GemmForm>>
         peak_limit: peak * BOOST,
         ..nominal
     };
-    let (values, fits) =
-        fit(precision.surface, "rows of held-out (n, k)", &samples, &starts, |values, work| {
-            form(values).seconds(work)
-        });
+    let (values, fits) = fit(
+        (precision.surface, "rows of held-out (n, k)", rows.origin),
+        &samples,
+        &starts,
+        |values, work| form(values).seconds(work),
+    );
     Some(Surface {
         form: form(&values),
         fits,

@@ -67,3 +67,25 @@ fn outliers_count_less_than_their_square() {
     assert!((soft(0.01) - 0.01).abs() < 1e-4);
     assert!(soft(-1.0) > -0.5 && soft(-1.0) < -0.1);
 }
+
+#[test]
+fn every_probe_is_held_out_once_and_a_part_of_a_table() {
+    let sample = |key| Sample {
+        shape: (),
+        seconds: 1.0,
+        source: "test".into(),
+        key,
+        row: key,
+        region: "all",
+    };
+    for keys in [1, 3, 8, 42] {
+        let samples: Vec<_> = (0..keys).chain(0..keys).map(sample).collect();
+        let held = held_out_keys(Origin::Probes, &samples);
+        assert!(held.iter().all(|fold| fold.is_sorted() && !fold.is_empty()), "{held:?}");
+        let mut all: Vec<u64> = held.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..keys).collect::<Vec<_>>());
+        let of_table = held_out_keys(Origin::Tables, &samples);
+        assert_eq!(of_table.iter().map(Vec::len).collect::<Vec<_>>(), [keys as usize * 2 / 5]);
+    }
+}

@@ -47,8 +47,7 @@ pub fn run(kind: DeviceKind, args: &CalibrateArgs) -> Result<Outcome, Failure> {
     })?;
     let source = format!("servesim {}", env!("CARGO_PKG_VERSION"));
     let conditions = [state, device.state()];
-    let mut calibrated = fitted::calibrated(&name, &description, &measured, &source)
-        .map_err(|error| Failure::environment("the timings make no profile", &error))?;
+    let mut calibrated = fitted::calibrated(&name, &description, &measured, &source);
     if let (Some(note), true) =
         (&mut calibrated.profile.note, conditions.iter().any(|s| !s.is_empty()))
     {

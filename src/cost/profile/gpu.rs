@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cost::attention::{AttentionForm, DecodeForm, RaggedForm, SkewForm};
+use crate::cost::attention::{AttentionForm, DecodeForm, RaggedForm, SkewForm, TILE};
 use crate::cost::elementwise::{ElementwiseForm, SamplerForm};
 use crate::cost::gemm::GemmForm;
 use crate::cost::sourced::{Provenance, Seconds, Sourced};
@@ -155,6 +155,7 @@ impl AttentionSurfaces {
                 decode: skew.decode.value,
                 mixed: skew.mixed.value,
             }),
+            tile: if gpu.is_processor() { 1.0 } else { TILE },
             multiprocessors: f64::from(gpu.chip.streaming_multiprocessors.max(1)),
             cache: gpu.shared_l2().as_f64().max(1.0),
         }

@@ -119,7 +119,9 @@ pub struct Caches {
 }
 
 pub struct Output {
+    /// `[chunks][heads][fresh][dim]`: each head's rows together, since heads are worked on apart.
     chunks: Vec<f32>,
+    /// `[sequences][heads][dim]`.
     sequences: Vec<f32>,
 }
 
@@ -187,12 +189,13 @@ impl Attention {
     /// The chunks, then the sequences.
     pub fn run(&self, caches: &Caches, output: &mut Output) {
         let Heads { heads, dim, .. } = self.heads;
-        let tile_len = QUERIES * heads * dim;
         if self.chunks > 0 {
-            let of_chunk = output.chunks.par_chunks_mut(self.fresh * heads * dim).enumerate();
-            of_chunk.for_each(|(chunk, out)| {
-                let tiles = out.par_chunks_mut(tile_len).enumerate();
-                tiles.for_each(|(tile, out)| self.chunk_tile(caches, chunk, tile * QUERIES, out));
+            let of_head = output.chunks.par_chunks_mut(self.fresh * dim).enumerate();
+            of_head.for_each(|(i, out)| {
+                let tiles = out.par_chunks_mut(QUERIES * dim).enumerate();
+                tiles.for_each(|(tile, out)| {
+                    self.chunk_tile(caches, (i / heads, i % heads), tile * QUERIES, out);
+                });
             });
         }
         if self.sequences > 0 {
@@ -207,37 +210,38 @@ impl Attention {
         }
     }
 
-    /// Up to 64 queries of a chunk from `query0` on, all heads: `out [queries][heads][dim]`.
-    fn chunk_tile(&self, caches: &Caches, chunk: usize, query0: usize, out: &mut [f32]) {
+    /// Up to 64 queries of one head of a chunk, from `query0` on: `out [queries][dim]`.
+    fn chunk_tile(
+        &self,
+        caches: &Caches,
+        (chunk, head): (usize, usize),
+        query0: usize,
+        out: &mut [f32],
+    ) {
         let Heads { heads, kv_heads, dim } = self.heads;
-        let queries = out.len() / (heads * dim);
+        let queries = out.len() / dim;
         let seen = self.past + query0 + queries;
         let all = self.past + self.fresh;
-        let (mut scores, mut mixed) = (vec![0.0; queries * seen], vec![0.0; queries * dim]);
-        for head in 0..heads {
-            let kv_head = head / (heads / kv_heads);
-            let q = &caches.q[((chunk * self.fresh + query0) * heads + head) * dim..];
-            let from = (chunk * all * kv_heads + kv_head) * dim;
-            let (keys, values) = (&caches.keys[from..], &caches.values[from..]);
-            let token = self.token_len();
-            let q = View { values: q, row: heads * dim, column: 1 };
-            let keys = View { values: keys, row: 1, column: token };
-            let values = View { values, row: token, column: 1 };
-            multiply((queries, seen, dim), q, keys, &mut scores, Parallelism::None);
-            Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    for (i, row) in scores.chunks_exact_mut(seen).enumerate() {
-                        soften(row, self.past + query0 + i + 1, dim);
-                    }
-                },
-            );
-            let weights = View { values: &scores, row: seen, column: 1 };
-            multiply((queries, dim, seen), weights, values, &mut mixed, Parallelism::None);
-            for (query, row) in mixed.chunks_exact(dim).enumerate() {
-                out[(query * heads + head) * dim..][..dim].copy_from_slice(row);
-            }
-        }
+        let mut scores = vec![0.0; queries * seen];
+        let kv_head = head / (heads / kv_heads);
+        let q = &caches.q[((chunk * self.fresh + query0) * heads + head) * dim..];
+        let from = (chunk * all * kv_heads + kv_head) * dim;
+        let (keys, values) = (&caches.keys[from..], &caches.values[from..]);
+        let token = self.token_len();
+        let q = View { values: q, row: heads * dim, column: 1 };
+        let keys = View { values: keys, row: 1, column: token };
+        let values = View { values, row: token, column: 1 };
+        multiply((queries, seen, dim), q, keys, &mut scores, Parallelism::None);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (i, row) in scores.chunks_exact_mut(seen).enumerate() {
+                    soften(row, self.past + query0 + i + 1, dim);
+                }
+            },
+        );
+        let weights = View { values: &scores, row: seen, column: 1 };
+        multiply((queries, dim, seen), weights, values, out, Parallelism::None);
     }
 
     /// One key-value head of one sequence: `out [group][dim]`.
@@ -277,14 +281,43 @@ fn soften(row: &mut [f32], seen: usize, dim: usize) {
     let scale = 1.0 / (dim as f32).sqrt();
     let (row, hidden) = row.split_at_mut(seen);
     hidden.fill(0.0);
-    let top =
-        row.iter().fold(f32::NEG_INFINITY, |top, &score| if score > top { score } else { top });
-    let mut total = 0.0;
-    for score in row.iter_mut() {
-        *score = exp((*score - top) * scale);
-        total += *score;
-    }
+    let top = largest(row);
+    row.iter_mut().for_each(|score| *score = exp((*score - top) * scale));
+    let total = in_lanes(row, 0.0, |a, b| a + b);
     row.iter_mut().for_each(|weight| *weight /= total);
+}
+
+/// Numbers that are joined at once: sums and comparisons of floating-point numbers are not
+/// reordered by themselves.
+const LANES: usize = 16;
+
+/// All `values` joined, in any order; `start` changes nothing.
+#[inline(always)]
+fn in_lanes(values: &[f32], start: f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().fold(start, |a, &b| join(a, b));
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = join(*lane, *value);
+        }
+    }
+    join(joined(lanes, &join), rest)
+}
+
+#[inline(always)]
+fn joined(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = join(lanes[i], lanes[i + half]);
+        }
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    in_lanes(row, f32::NEG_INFINITY, |top, x| if x > top { x } else { top })
 }
 
 /// `e^x` for x <= 0 within 3e-7, in steps that vectorise: 2^n of the whole part, and a Taylor
@@ -304,18 +337,17 @@ fn exp(x: f32) -> f32 {
     p * f32::from_bits(((n as i32 + 127) << 23) as u32)
 }
 
-/// Sixteen sums at once, since floating-point sums are not reordered by themselves.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 16];
-    let (chunks, others) = (a.chunks_exact(16), b.chunks_exact(16));
+    let mut sums = [0.0f32; LANES];
+    let (chunks, others) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let rest: f32 = chunks.remainder().iter().zip(others.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in chunks.zip(others) {
-        for i in 0..16 {
+        for i in 0..LANES {
             sums[i] += a[i] * b[i];
         }
     }
-    sums.iter().sum::<f32>() + rest
+    joined(sums, |a, b| a + b) + rest
 }
 
 /// `residual += x`, and `x` its norm.
@@ -377,7 +409,7 @@ pub fn argmax(row: &[f32]) -> usize {
     Arch::new().dispatch(
         #[inline(always)]
         || {
-            let top = row.iter().fold(f32::NEG_INFINITY, |top, &x| if x > top { x } else { top });
+            let top = largest(row);
             row.iter().position(|&x| x == top).expect("a row holds numbers")
         },
     )
@@ -424,7 +456,13 @@ pub fn check(threads: usize) -> Result<Vec<Checked>, DeviceError> {
     let shape = Prefill { heads, batch: 2, fresh: 70, past: 30 };
     let want =
         reference::prefill(&shape, &wide(&caches.q), &wide(&caches.keys), &wide(&caches.values));
-    add("prefill", "2 x 70 tokens behind 30", &out.chunks, &want);
+    // As the reference has it: `[chunks][fresh][heads][dim]`.
+    let row = |i: usize| {
+        let (chunk, token, head) = (i / (70 * 4), i / 4 % 70, i % 4);
+        &out.chunks[((chunk * 4 + head) * 70 + token) * 64..][..64]
+    };
+    let chunks: Vec<f32> = (0..2 * 70 * 4).flat_map(row).copied().collect();
+    add("prefill", "2 x 70 tokens behind 30", &chunks, &want);
     let table: Vec<i32> = caches.table.iter().map(|&page| page as i32).collect();
     let paged = (wide(&caches.paged_keys), wide(&caches.paged_values));
     let want =
