@@ -24,8 +24,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::cost::StepCost;
-use crate::request::{FinishReason, Request, RequestId, RequestTable};
-use crate::scheduler::{Ended, Scheduler};
+use crate::request::{FinishReason, Request, RequestId};
+use crate::scheduler::{Ended, Occupancy, Scheduler};
 use crate::time::SimTime;
 use crate::workload::Workload;
 
@@ -70,13 +70,15 @@ pub struct Simulation<W, O> {
     workload: W,
     observer: O,
     options: RunOptions,
-    requests: RequestTable,
     events: EventQueue,
     now: SimTime,
     next_uid: u64,
     aborts: AbortScript,
     ended: Vec<Ended>,
+    /// What a router sees of each replica; use of KV caches only while it is asked.
     loads: Vec<ReplicaLoad>,
+    /// Those of them that a request may go to, where a fleet is choosy.
+    accepting: Vec<ReplicaLoad>,
     /// What surrounds the replicas, where anything does.
     fleet: Option<Box<Fleet>>,
     /// What the workload last announced, or something of the fleet that comes before it.
@@ -96,6 +98,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     ) -> Self {
         assert!(!replicas.is_empty(), "a deployment has at least one replica");
         let violations = observer.audits_schedulers().then(Rc::default);
+        let loads = (0u16..).zip(&replicas).map(|(replica, _)| ReplicaLoad::of(replica)).collect();
         let replicas: Vec<Replica> = (0u16..)
             .zip(replicas)
             .map(|(id, (scheduler, cost))| {
@@ -109,12 +112,12 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             observer,
             aborts: AbortScript::new(&options.aborts),
             options,
-            requests: RequestTable::default(),
             events: EventQueue::default(),
             now: SimTime::ZERO,
             next_uid: 0,
             ended: Vec::new(),
-            loads: Vec::new(),
+            loads,
+            accepting: Vec::new(),
             fleet: None,
             next_arrival: SimTime::MAX,
             violations,
@@ -141,7 +144,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
                 self.boundaries(usize::from(replica), stop_at);
             }
         }
-        if self.options.stop_at.is_some() && (!self.requests.is_empty() || self.now < stop_at) {
+        if self.options.stop_at.is_some() && (self.is_serving() || self.now < stop_at) {
             self.now = stop_at;
         }
         self.close();
@@ -168,8 +171,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         let next_request = self.workload.next_arrival();
         self.next_arrival = next_request.unwrap_or(SimTime::MAX);
         if let Some(fleet) = &mut self.fleet {
-            let works = self.replicas.iter().any(|replica| replica.awake);
-            let next = fleet.next_time(next_request, &self.requests, works);
+            let next = fleet.next_time(next_request, &self.replicas);
             self.next_arrival = self.next_arrival.min(next.unwrap_or(SimTime::MAX));
         }
     }
@@ -204,10 +206,10 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     fn place(&mut self, request: Request, chosen: usize) -> RequestId {
         let replica = &mut self.replicas[chosen];
         let uid = request.uid;
-        let id = self.requests.insert(request);
-        replica.outstanding += 1;
+        let id = replica.requests.insert(request);
         replica.inbox.push(id);
-        self.aborts.arrived(uid, id);
+        self.loads[chosen].outstanding += 1;
+        self.aborts.arrived(uid, replica.id, id);
         self.wake(chosen);
         id
     }
@@ -221,10 +223,24 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     }
 
     fn route(&mut self, request: &Request) -> usize {
-        let looks_at_kv = self.router.looks_at_kv();
-        self.loads.clear();
-        self.loads.extend(self.replicas.iter().map(|replica| replica.load(looks_at_kv)));
+        self.note_kv();
         self.router.route(request, &self.loads)
+    }
+
+    /// Tells the router of KV caches, if it looks at them.
+    fn note_kv(&mut self) {
+        if !self.router.looks_at_kv() {
+            return;
+        }
+        for (load, replica) in self.loads.iter_mut().zip(&self.replicas) {
+            let Occupancy { kv_used, kv_total, .. } = replica.scheduler.occupancy();
+            (load.kv_used, load.kv_total) = (kv_used, kv_total);
+        }
+    }
+
+    /// Whether any request is in flight.
+    fn is_serving(&self) -> bool {
+        self.replicas.iter().any(|replica| !replica.requests.is_empty())
     }
 
     /// The boundary of a replica that has come, and its further ones as long as they come before
@@ -250,17 +266,17 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     fn boundary(&mut self, index: usize) {
         let now = self.now;
         let replica = &mut self.replicas[index];
-        self.aborts.apply(now, replica, &self.requests, &mut self.ended);
+        self.aborts.apply(now, replica, &mut self.ended);
         // Before the step ends, so that its tokens are not laid to those who have gone.
         self.end_requests(index);
         let replica = &mut self.replicas[index];
-        replica.complete(now, &mut self.requests, &mut self.observer, &mut self.ended);
+        replica.complete(now, &mut self.observer, &mut self.ended);
         self.end_requests(index);
 
         let replica = &mut self.replicas[index];
-        replica.drain_inbox(&self.requests);
-        self.aborts.apply(now, replica, &self.requests, &mut self.ended);
-        replica.fill_pipeline(now, &mut self.requests, &mut self.observer, &mut self.ended);
+        replica.drain_inbox();
+        self.aborts.apply(now, replica, &mut self.ended);
+        replica.fill_pipeline(now, &mut self.observer, &mut self.ended);
         self.end_requests(index);
 
         self.fast_forward(index);
@@ -278,7 +294,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         }
         let others = [self.events.next_time(), self.aborts.next_time(), self.options.stop_at];
         let horizon = others.into_iter().flatten().fold(self.next_arrival, SimTime::min);
-        replica.fast_forward(turns, horizon, &mut self.requests, &mut self.observer);
+        replica.fast_forward(turns, horizon, &mut self.observer);
     }
 
     /// Reports and forgets the requests in `self.ended`.
@@ -293,8 +309,8 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         let replica = &mut self.replicas[index];
         for ended in self.ended.drain(..) {
             replica.forget(ended.id);
-            replica.outstanding -= 1;
-            let request = self.requests.get(ended.id);
+            self.loads[index].outstanding -= 1;
+            let request = replica.requests.get(ended.id);
             // Whatever the engine made of it: nobody was there any more.
             let reason = if request.client_gone { FinishReason::TimedOut } else { ended.reason };
             let outcome = Outcome::Ended(reason);
@@ -302,13 +318,13 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             if let Some(fleet) = &mut self.fleet
                 && fleet.tries_again(self.now, request, reason)
             {
-                self.requests.remove(ended.id);
+                replica.requests.remove(ended.id);
                 self.observer.on_lost_attempt(&record);
                 continue;
             }
             replica.ended += 1;
             replica.answered += u64::from(reason.is_success());
-            self.requests.remove(ended.id);
+            replica.requests.remove(ended.id);
             self.aborts.ended(record.uid);
             self.observer.on_request(&record);
             self.workload.on_reply(&record);
@@ -320,16 +336,15 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     /// The run is over: what is still in flight is unfinished.
     fn close(&mut self) {
         for replica in &mut self.replicas {
-            replica.drain_inbox(&self.requests);
+            replica.drain_inbox();
         }
-        let mut unfinished: Vec<RequestRecord> = self
-            .requests
-            .iter()
-            .map(|(id, request)| {
-                let tokens = self.replicas[usize::from(request.replica)].scheduler.generated(id);
+        let mut unfinished = Vec::new();
+        for replica in &self.replicas {
+            unfinished.extend(replica.requests.iter().map(|(id, request)| {
+                let tokens = replica.scheduler.generated(id);
                 record(request, self.now, tokens, Outcome::Unfinished)
-            })
-            .collect();
+            }));
+        }
         if let Some(fleet) = &self.fleet {
             let clients = fleet.waiting_clients();
             unfinished.extend(clients.map(|r| record(r, self.now, 0, Outcome::Unfinished)));

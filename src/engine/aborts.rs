@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::request::{RequestId, RequestTable};
+use crate::request::RequestId;
 use crate::scheduler::Ended;
 use crate::time::SimTime;
 
@@ -13,7 +13,8 @@ use super::replica::Replica;
 pub(super) struct AbortScript {
     /// (time, uid), in order of time.
     pending: Vec<(SimTime, u64)>,
-    live: BTreeMap<u64, RequestId>,
+    /// The replica and its number there, by `uid`.
+    live: BTreeMap<u64, (u16, RequestId)>,
     arrived: u64,
 }
 
@@ -23,9 +24,9 @@ impl AbortScript {
         Self { pending: script.to_vec(), ..Self::default() }
     }
 
-    pub(super) fn arrived(&mut self, uid: u64, id: RequestId) {
+    pub(super) fn arrived(&mut self, uid: u64, replica: u16, id: RequestId) {
         if !self.pending.is_empty() {
-            self.live.insert(uid, id);
+            self.live.insert(uid, (replica, id));
             self.arrived = uid + 1;
         }
     }
@@ -44,36 +45,24 @@ impl AbortScript {
     /// Tells the scheduler of `replica` about its clients that have gone by `now`. A request that
     /// is still in the inbox is aborted after it has been enqueued; one that has ended is left.
     #[inline]
-    pub(super) fn apply(
-        &mut self,
-        now: SimTime,
-        replica: &mut Replica,
-        requests: &RequestTable,
-        ended: &mut Vec<Ended>,
-    ) {
+    pub(super) fn apply(&mut self, now: SimTime, replica: &mut Replica, ended: &mut Vec<Ended>) {
         if self.pending.first().is_some_and(|&(time, _)| time <= now) {
-            self.apply_due(now, replica, requests, ended);
+            self.apply_due(now, replica, ended);
         }
     }
 
-    fn apply_due(
-        &mut self,
-        now: SimTime,
-        replica: &mut Replica,
-        requests: &RequestTable,
-        ended: &mut Vec<Ended>,
-    ) {
+    fn apply_due(&mut self, now: SimTime, replica: &mut Replica, ended: &mut Vec<Ended>) {
         self.pending.retain(|&(time, uid)| {
             if time > now {
                 return true;
             }
             match self.live.get(&uid) {
                 None => uid >= self.arrived,
-                Some(&id) if requests.get(id).replica != replica.id => true,
-                Some(id) if replica.inbox.contains(id) => true,
+                Some(&(other, _)) if other != replica.id => true,
+                Some((_, id)) if replica.inbox.contains(id) => true,
                 // Two clients may wait for one answer, but it ends once.
-                Some(&id) if ended.iter().any(|e| e.id == id) => false,
-                Some(&id) => {
+                Some(&(_, id)) if ended.iter().any(|e| e.id == id) => false,
+                Some(&(_, id)) => {
                     replica.scheduler.abort(now, id, ended);
                     false
                 }

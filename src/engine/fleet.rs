@@ -17,10 +17,11 @@ use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
 use super::observer::{FleetReport, NO_REPLICA, Observer, Outcome};
+use super::replica::Replica;
 use super::router::ReplicaLoad;
 use super::{Simulation, record};
 use crate::random::{self, Use};
-use crate::request::{FinishReason, Request, RequestId, RequestTable};
+use crate::request::{FinishReason, Request, RequestId};
 use crate::scheduler::{Ended, Refusal, Scheduler};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Workload;
@@ -47,13 +48,22 @@ pub(super) struct Fleet {
     next_request: Option<SimTime>,
 }
 
-/// (time, order of asking, slot, `uid`, attempt).
-type GivesUp = (SimTime, u64, RequestId, u64, u32);
+/// A client that goes away unless it has been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct GivesUp {
+    at: SimTime,
+    /// In which order clients were handed over.
+    number: u64,
+    replica: u16,
+    id: RequestId,
+    uid: u64,
+    attempt: u32,
+}
 
 /// Something that is due.
 enum Due {
     Change(Change),
-    GivesUp(RequestId),
+    GivesUp(u16, RequestId),
     Again(Box<Request>),
 }
 
@@ -76,32 +86,35 @@ impl Fleet {
     pub(super) fn next_time(
         &mut self,
         next_request: Option<SimTime>,
-        requests: &RequestTable,
-        works: bool,
+        replicas: &[Replica],
     ) -> Option<SimTime> {
         self.next_request = next_request;
-        if next_request.is_none() && requests.is_empty() && self.again.is_empty() {
+        let serving = || replicas.iter().any(|replica| !replica.requests.is_empty());
+        if next_request.is_none() && self.again.is_empty() && !serving() {
             return None;
         }
-        let clients = self.next_of_clients(requests);
+        let clients = self.next_of_clients(replicas);
         let changes = self.machines.next_certain();
-        let idle = next_request.is_none() && clients.is_none() && changes.is_none() && !works;
+        let works = || replicas.iter().any(|replica| replica.awake);
+        let idle = next_request.is_none() && clients.is_none() && changes.is_none() && !works();
         // Who is still here waits for what will never come.
         let recurring = if idle { None } else { self.machines.next_recurring() };
         [clients, changes, recurring].into_iter().flatten().min()
     }
 
-    fn next_of_clients(&mut self, requests: &RequestTable) -> Option<SimTime> {
-        while let Some(&Reverse((_, _, id, uid, attempt))) = self.patience.peek() {
-            let waits = requests.find(id).is_some_and(|request| {
-                request.uid == uid && request.attempt() == attempt && !request.client_gone
+    fn next_of_clients(&mut self, replicas: &[Replica]) -> Option<SimTime> {
+        while let Some(Reverse(next)) = self.patience.peek() {
+            let request = replicas[usize::from(next.replica)].requests.find(next.id);
+            let waits = request.is_some_and(|request| {
+                let same = request.uid == next.uid && request.attempt() == next.attempt;
+                same && !request.client_gone
             });
             if waits {
                 break;
             }
             self.patience.pop();
         }
-        let gives_up = self.patience.peek().map(|&Reverse((at, ..))| at);
+        let gives_up = self.patience.peek().map(|Reverse(next)| next.at);
         let again = self.again.first_key_value().map(|(&(at, _), _)| at);
         [gives_up, again].into_iter().flatten().min()
     }
@@ -111,8 +124,8 @@ impl Fleet {
         if let Some(change) = self.machines.take_due(now) {
             return Some(Due::Change(change));
         }
-        if self.patience.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
-            return self.patience.pop().map(|Reverse((_, _, id, ..))| Due::GivesUp(id));
+        if self.patience.peek().is_some_and(|Reverse(next)| next.at <= now) {
+            return self.patience.pop().map(|Reverse(next)| Due::GivesUp(next.replica, next.id));
         }
         let first = self.again.first_entry().filter(|entry| entry.key().0 <= now)?;
         Some(Due::Again(Box::new(first.remove())))
@@ -131,12 +144,12 @@ impl Fleet {
     }
 
     /// The request has been handed to a replica: its client's patience begins.
-    fn handed_over(&mut self, now: SimTime, id: RequestId, request: (u64, u32, u16)) {
-        let (uid, attempt, tenant) = request;
-        if let Some(timeout) = self.rules.patience(tenant).and_then(|patience| patience.timeout) {
-            let number = self.number();
-            self.patience.push(Reverse((now + timeout, number, id, uid, attempt)));
-        }
+    fn handed_over(&mut self, now: SimTime, id: RequestId, request: &Request) {
+        let patience = self.rules.patience(request.spec.tenant);
+        let Some(timeout) = patience.and_then(|patience| patience.timeout) else { return };
+        let (at, number) = (now + timeout, self.number());
+        let (replica, uid, attempt) = (request.replica, request.uid, request.attempt());
+        self.patience.push(Reverse(GivesUp { at, number, replica, id, uid, attempt }));
     }
 
     /// Whether an attempt that ended for `reason` is followed by another; if so it stands in line.
@@ -181,6 +194,14 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     /// Surrounds the replicas with `rules`, which count as many.
     pub fn with_fleet(mut self, rules: FleetRules, new_scheduler: NewScheduler) -> Self {
         assert_eq!(usize::from(rules.replicas()), self.replicas.len(), "replicas of the rules");
+        // Pools number their replicas one after the other.
+        let weights = rules
+            .pools
+            .iter()
+            .flat_map(|pool| std::iter::repeat_n(pool.weight, usize::from(pool.replicas())));
+        for (load, weight) in self.loads.iter_mut().zip(weights) {
+            load.weight = weight;
+        }
         self.fleet = Some(Box::new(Fleet::new(rules, new_scheduler)));
         self
     }
@@ -190,7 +211,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
         let Some(fleet) = &mut self.fleet else { return false };
         match fleet.take_due(self.now) {
             Some(Due::Change(change)) => self.change(change),
-            Some(Due::GivesUp(id)) => self.give_up(id),
+            Some(Due::GivesUp(replica, id)) => self.give_up(usize::from(replica), id),
             Some(Due::Again(request)) => self.dispatch(*request),
             None if fleet.next_request == Some(self.now) => return false,
             // What was to fail had failed already.
@@ -202,28 +223,23 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
 
     /// Sends a request to a replica, if the fleet takes it.
     pub(super) fn dispatch(&mut self, mut request: Request) {
+        self.note_kv();
         let fleet = self.fleet.as_ref().expect("only a fleet dispatches");
-        let looks_at_kv = self.router.looks_at_kv();
-        self.loads.clear();
+        self.accepting.clear();
         for pool in fleet.pools_for(request.spec.tenant) {
-            let weight = fleet.machines.weight(pool);
-            let accepting = fleet.machines.accepting(pool);
-            let loads = accepting.map(|replica| ReplicaLoad {
-                weight,
-                ..self.replicas[usize::from(replica)].load(looks_at_kv)
-            });
-            self.loads.extend(loads);
+            let replicas = fleet.machines.accepting(pool);
+            self.accepting.extend(replicas.map(|replica| self.loads[usize::from(replica)]));
         }
-        let up = self.loads.len() as u64;
+        let up = self.accepting.len() as u64;
         let admission = fleet.rules.admission;
         let full =
             |limit: Option<u32>, count: u64| limit.is_some_and(|n| count >= u64::from(n) * up);
-        let outstanding = self.loads.iter().map(|load| u64::from(load.outstanding)).sum();
+        let outstanding = self.accepting.iter().map(|load| u64::from(load.outstanding)).sum();
         let waiting = || {
-            let replicas = self.loads.iter().map(|load| &self.replicas[usize::from(load.replica)]);
-            replicas.map(|replica| u64::from(replica.waiting())).sum()
+            let of = |load: &ReplicaLoad| self.replicas[usize::from(load.replica)].waiting();
+            self.accepting.iter().map(|load| u64::from(of(load))).sum()
         };
-        let refusal = if self.loads.is_empty() {
+        let refusal = if self.accepting.is_empty() {
             Some(FinishReason::Unavailable)
         } else if full(admission.max_outstanding, outstanding)
             || (admission.max_waiting.is_some() && full(admission.max_waiting, waiting()))
@@ -237,8 +253,8 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             self.turn_away(&request, reason, true);
             return;
         }
-        let chosen = self.router.route(&request, &self.loads);
-        let chosen = usize::from(self.loads[chosen].replica);
+        let chosen = self.router.route(&request, &self.accepting);
+        let chosen = usize::from(self.accepting[chosen].replica);
         let replica = &mut self.replicas[chosen];
         request.replica = replica.id;
         if let Err(refusal) = replica.scheduler.admit(&request) {
@@ -248,10 +264,9 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
             self.turn_away(&request, FinishReason::Refused, full);
             return;
         }
-        let known = (request.uid, request.attempt(), request.spec.tenant);
         let id = self.place(request, chosen);
         let fleet = self.fleet.as_mut().expect("only a fleet dispatches");
-        fleet.handed_over(self.now, id, known);
+        fleet.handed_over(self.now, id, self.replicas[chosen].requests.get(id));
         self.look_ahead();
     }
 
@@ -270,12 +285,10 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     }
 
     /// The client of a live request goes away.
-    fn give_up(&mut self, id: RequestId) {
-        let request = self.requests.get_mut(id);
-        request.client_gone = true;
-        let index = usize::from(request.replica);
+    fn give_up(&mut self, index: usize, id: RequestId) {
         let replica = &mut self.replicas[index];
-        replica.abort(self.now, id, &self.requests, &mut self.ended);
+        replica.requests.get_mut(id).client_gone = true;
+        replica.abort(self.now, id, &mut self.ended);
         self.end_requests(index);
         self.wake(index);
     }
@@ -303,7 +316,7 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
                 let replicas = accepting.map(|replica| &self.replicas[usize::from(replica)]);
                 let measures: Vec<ReplicaMeasure> = replicas
                     .map(|replica| ReplicaMeasure {
-                        outstanding: replica.outstanding,
+                        outstanding: replica.outstanding(),
                         waiting: replica.waiting(),
                         kv: replica.kv_usage(),
                     })
@@ -317,9 +330,10 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
     fn lose_requests(&mut self, index: usize) {
         let fleet = self.fleet.as_mut().expect("only a fleet loses replicas");
         let replica = &mut self.replicas[index];
-        replica.drain_inbox(&self.requests);
-        let on_it = self.requests.iter().filter(|(_, request)| request.replica == replica.id);
-        let mut lost: Vec<(u64, Ended)> = on_it
+        replica.drain_inbox();
+        let mut lost: Vec<(u64, Ended)> = replica
+            .requests
+            .iter()
             .map(|(id, request)| {
                 let output_tokens = replica.scheduler.generated(id);
                 (request.uid, Ended { id, reason: FinishReason::ReplicaFailed, output_tokens })

@@ -10,7 +10,6 @@ use crate::scheduler::{Ended, Occupancy, Scheduler, StepOutcome};
 use crate::time::{SimDuration, SimTime};
 
 use super::observer::{CompletedStep, Observer, ReplicaReport, ScheduledStep};
-use super::router::ReplicaLoad;
 
 use pipeline::{MAX_DEPTH, Pipeline};
 use token_clock::TokenClock;
@@ -23,10 +22,11 @@ pub(super) struct Replica {
     pub(super) id: u16,
     pub(super) scheduler: Box<dyn Scheduler>,
     cost: Box<dyn StepCost>,
+    /// Requests routed here and not yet answered. Each replica numbers its own, so that what a
+    /// scheduler keeps by number follows the requests of its replica and not those of all.
+    pub(super) requests: RequestTable,
     /// Admitted, and not yet seen by the scheduler: a real engine drains its socket between steps.
     pub(super) inbox: Vec<RequestId>,
-    /// Requests routed here and not yet answered.
-    pub(super) outstanding: u32,
     /// Whether a boundary of this replica stands in the event queue.
     pub(super) awake: bool,
     pipeline: Pipeline,
@@ -56,8 +56,8 @@ impl Replica {
             id,
             scheduler,
             cost,
+            requests: RequestTable::default(),
             inbox: Vec::new(),
-            outstanding: 0,
             awake: false,
             pipeline: Pipeline::default(),
             depth,
@@ -81,22 +81,19 @@ impl Replica {
         self.pipeline.oldest().map(|f| f.end)
     }
 
-    pub(super) fn drain_inbox(&mut self, requests: &RequestTable) {
+    pub(super) fn drain_inbox(&mut self) {
         if self.inbox.is_empty() {
             return;
         }
         self.empty_steps = 0;
         for id in self.inbox.drain(..) {
-            self.scheduler.enqueue(id, requests.get(id));
+            self.scheduler.enqueue(id, self.requests.get(id));
         }
     }
 
-    /// What a router sees of it.
-    pub(super) fn load(&self, with_kv: bool) -> ReplicaLoad {
-        let Occupancy { kv_used, kv_total, .. } =
-            if with_kv { self.scheduler.occupancy() } else { Occupancy::default() };
-        let (replica, outstanding) = (self.id, self.outstanding);
-        ReplicaLoad { replica, outstanding, kv_used, kv_total, ..ReplicaLoad::default() }
+    /// Requests routed here and not yet answered.
+    pub(super) fn outstanding(&self) -> u32 {
+        u32::try_from(self.requests.len()).expect("fewer than 2^32 live requests")
     }
 
     /// What has become of it by `end`.
@@ -126,14 +123,8 @@ impl Replica {
 
     /// The client of a request goes away, at any time. A step in flight is over before the scheduler
     /// decides again, so that it may be told now.
-    pub(super) fn abort(
-        &mut self,
-        now: SimTime,
-        id: RequestId,
-        requests: &RequestTable,
-        ended: &mut Vec<Ended>,
-    ) {
-        self.drain_inbox(requests);
+    pub(super) fn abort(&mut self, now: SimTime, id: RequestId, ended: &mut Vec<Ended>) {
+        self.drain_inbox();
         self.empty_steps = 0;
         self.scheduler.abort(now, id, ended);
     }
@@ -153,7 +144,6 @@ impl Replica {
     pub(super) fn complete<O: Observer>(
         &mut self,
         now: SimTime,
-        requests: &mut RequestTable,
         observer: &mut O,
         ended: &mut Vec<Ended>,
     ) {
@@ -166,7 +156,7 @@ impl Replica {
         self.completed_steps += 1;
         self.output_tokens += self.outcome.tokens();
         self.busy += now.since(done.start);
-        self.clock.tokens(now, &self.outcome, requests, observer);
+        self.clock.tokens(now, &self.outcome, &mut self.requests, observer);
         observer.on_completed(&CompletedStep {
             replica: self.id,
             index: done.index,
@@ -177,7 +167,7 @@ impl Replica {
             outcome: &self.outcome,
             occupancy: done.occupancy,
             occupancy_after: self.scheduler.occupancy(),
-            requests,
+            requests: &self.requests,
         });
         if !self.outcome.ended.is_empty() {
             ended.append(&mut self.outcome.ended);
@@ -191,7 +181,6 @@ impl Replica {
     pub(super) fn fill_pipeline<O: Observer>(
         &mut self,
         now: SimTime,
-        requests: &mut RequestTable,
         observer: &mut O,
         ended: &mut Vec<Ended>,
     ) {
@@ -214,15 +203,15 @@ impl Replica {
             slot.start = start;
             slot.end = start + slot.time.total();
             for &(id, cached) in &slot.step.admitted {
-                let request = requests.get_mut(id);
+                let request = self.requests.get_mut(id);
                 if request.first_scheduled.is_none() {
                     request.first_scheduled = Some(start);
                     request.cached_tokens = cached;
                 }
             }
             for &id in &slot.step.preempted {
-                requests.get_mut(id).preemptions += 1;
-                self.clock.leave_batch(id, requests);
+                self.requests.get_mut(id).preemptions += 1;
+                self.clock.leave_batch(id, &mut self.requests);
             }
             slot.occupancy = self.scheduler.occupancy();
             slot.index = self.scheduled_steps;
@@ -236,7 +225,7 @@ impl Replica {
                 step: &slot.step,
                 time: &slot.time,
                 occupancy: slot.occupancy,
-                requests,
+                requests: &self.requests,
             });
             self.pipeline.commit();
         }

@@ -38,6 +38,11 @@ impl Default for ReplicaLoad {
 }
 
 impl ReplicaLoad {
+    /// Of an idle replica.
+    pub(super) fn of(replica: u16) -> Self {
+        Self { replica, ..Self::default() }
+    }
+
     /// How long the next request would wait here, in arbitrary units.
     fn expected_delay(&self) -> f64 {
         (f64::from(self.outstanding) + 1.0) / self.weight
@@ -203,9 +208,14 @@ impl Router for LeastOutstanding {
 }
 
 fn least_outstanding(loads: &[ReplicaLoad]) -> usize {
-    let delay = |i: &usize| loads[*i].expected_delay();
-    let fewest = (0..loads.len()).min_by(|a, b| delay(a).total_cmp(&delay(b)));
-    fewest.expect("a deployment has at least one replica")
+    let (mut shortest, mut least) = (f64::INFINITY, 0);
+    for (i, load) in loads.iter().enumerate() {
+        let delay = load.expected_delay();
+        if delay < shortest {
+            (shortest, least) = (delay, i);
+        }
+    }
+    least
 }
 
 /// The replica whose KV cache is emptiest; among equals the one with the fewest unanswered requests

@@ -190,11 +190,6 @@ impl Machines {
         machines.iter().filter(|machine| machine.accepts()).flat_map(Machine::replicas)
     }
 
-    /// What a replica of the pool takes, relative to those of the others.
-    pub(super) fn weight(&self, pool: u16) -> f64 {
-        self.pools[usize::from(pool)].rules.weight
-    }
-
     pub(super) fn pools(&self) -> Range<u16> {
         0..u16::try_from(self.pools.len()).expect("pools have 16-bit numbers")
     }
@@ -401,7 +396,7 @@ impl Machines {
         if machine.state != State::Draining {
             return;
         }
-        if machine.replicas().all(|replica| replicas[usize::from(replica)].outstanding == 0) {
+        if machine.replicas().all(|replica| replicas[usize::from(replica)].requests.is_empty()) {
             self.stop(now, number);
         }
     }

@@ -2,7 +2,6 @@
 
 use crate::cost::{CostTerm, DecodeCost, DecodeStep, StepShape, StepTime};
 use crate::engine::observer::{Observer, SteadyRun};
-use crate::request::RequestTable;
 use crate::scheduler::{Occupancy, StepKind};
 use crate::time::SimTime;
 
@@ -114,7 +113,6 @@ impl Replica {
         &mut self,
         turns: u32,
         horizon: SimTime,
-        requests: &mut RequestTable,
         observer: &mut O,
     ) {
         if self.next_boundary().is_none_or(|end| end >= horizon) {
@@ -132,7 +130,7 @@ impl Replica {
         let oldest = self.pipeline.oldest().expect("a full pipeline");
         let index = oldest.index;
         let first = walk.take();
-        self.clock.decode_tokens(first.end, seqs, requests, observer);
+        self.clock.decode_tokens(first.end, seqs, &self.requests, observer);
         let beside = (oldest.occupancy.running, oldest.occupancy.waiting);
         // It ran beside others than those to come: a stretch of its own.
         let lone = beside != (base.running, base.waiting);
