@@ -240,6 +240,36 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
+    /// What is wrong with the ids of the last row's blocks: there is one for each block, and the last
+    /// block, which may be cut off, has one or none.
+    fn blocks_fault(&self, row: &TraceRow, block_tokens: u32) -> Option<Fault> {
+        let fits = |tokens: u32| {
+            let (whole, any) = (row.input / tokens, row.input.div_ceil(tokens));
+            (whole as usize..=any as usize).contains(&row.blocks.len())
+        };
+        if row.blocks.is_empty() || fits(block_tokens) {
+            return None;
+        }
+        let blocks = match row.input.div_ceil(block_tokens) {
+            1 => format!("one block of {block_tokens}"),
+            more => format!("{more} blocks of {block_tokens}"),
+        };
+        let label = format!("{} ids, and {} tokens are {blocks}", row.blocks.len(), row.input);
+        let usual = [16, 32, 64, 128, 256, 512, 1024].into_iter().find(|&tokens| fits(tokens));
+        let help = match usual {
+            Some(tokens) => format!(
+                "does one id stand for {tokens} tokens? Say so: workload.trace.hash-block-size = {tokens}"
+            ),
+            None => {
+                "give one id for each block of the prompt; workload.trace.hash-block-size says of \
+                     how many tokens (default 512)"
+                    .to_owned()
+            }
+        };
+        let title = "`hash_ids` does not match the prompt's length";
+        Some(self.place(RowFault::new(title, json::find(&self.line, "hash_ids"), label, help)))
+    }
+
     fn time(&mut self, row: &RawRow) -> Result<SimTime, RowFault> {
         let refuse = |title: &str, label: String, help: &str| {
             Err(RowFault::new(title, row.time_range.clone(), label, help))

@@ -3,6 +3,7 @@
 
 mod deployment;
 pub mod engine;
+mod files;
 mod fleet;
 mod models;
 mod pools;
@@ -169,7 +170,8 @@ pub fn scenario(
 ) -> Option<Scenario> {
     let mut notes = Vec::new();
     let RawScenario { name, model, hardware, engine, fleet, workload, measure } = raw;
-    let in_pools = fleet.as_ref().is_some_and(|fleet| !fleet.pools.is_empty());
+    let in_pools = fleet.as_ref().is_some_and(|fleet| !fleet.pools.is_empty())
+        || context.taken.covers("fleet.pools");
     // In a fleet with pools the scenario's own tables are what theirs are laid over.
     let kind = if in_pools {
         None

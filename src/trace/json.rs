@@ -90,7 +90,7 @@ pub(super) fn row(line: &str, unit: Option<TimeUnit>) -> Result<RawRow, RowFault
 }
 
 /// Where a key's value stands, or the key, or the line.
-fn find(line: &str, key: &str) -> std::ops::Range<usize> {
+pub(super) fn find(line: &str, key: &str) -> std::ops::Range<usize> {
     let quoted = format!("\"{key}\"");
     let Some(at) = line.find(&quoted) else { return 0..line.len() };
     let after = &line[at + quoted.len()..];

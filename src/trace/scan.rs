@@ -43,11 +43,13 @@ pub struct Hole {
 /// Beyond this many, further faults are noise: a wrong file is wrong everywhere.
 const MAX_FAULTS: usize = 10;
 
-/// Reads all rows, or all that is wrong with them.
+/// Reads all rows, or all that is wrong with them. One id of a prompt's blocks stands for
+/// `block_tokens`.
 pub fn scan(
     input: impl BufRead,
     unit: Option<TimeUnit>,
     window: Window,
+    block_tokens: u32,
 ) -> Result<Scan, Result<Vec<Fault>, std::io::Error>> {
     let mut faults = Vec::new();
     let mut scan = Scan::default();
@@ -70,6 +72,13 @@ pub fn scan(
                 continue;
             }
         };
+        if let Some(fault) = reader.blocks_fault(&row, block_tokens) {
+            faults.push(fault);
+            if faults.len() >= MAX_FAULTS {
+                break;
+            }
+            continue;
+        }
         scan.rows += 1;
         scan.first.get_or_insert(row.at);
         scan.last = Some(row.at);

@@ -119,7 +119,7 @@ fn what_is_wrong_is_told_with_line_and_column() {
 fn the_rest_of_a_line_that_is_too_long_is_no_row() {
     let text = format!("arrival_s,input_tokens,output_tokens\n0,1,{}\n", "5".repeat(9 << 20));
     let window = Window { start: SimTime::ZERO, end: SimTime::MAX };
-    let faults = scan(text.as_bytes(), None, window).unwrap_err().unwrap();
+    let faults = scan(text.as_bytes(), None, window, 512).unwrap_err().unwrap();
     assert_eq!(faults.len(), 1, "{:?}", faults.last());
 }
 
@@ -128,23 +128,48 @@ fn a_scan_counts_the_window_and_finds_its_hole() {
     let text = "arrival_s,input_tokens,output_tokens\n0,1,1\n1,1,1\n2,1,0\n90,1,1\n91,1,1\n";
     let at = |s: u64| SimTime::from_nanos(s * 1_000_000_000);
     let window = |start, end| Window { start: at(start), end: at(end) };
-    let all = scan(text.as_bytes(), None, window(0, 1000)).unwrap();
+    let all = scan(text.as_bytes(), None, window(0, 1000), 512).unwrap();
     assert_eq!((all.rows, all.skipped, all.window_rows), (4, 1, 4));
     let hole = all.hole.unwrap();
     assert_eq!((hole.from, hole.length.as_secs_f64()), (at(1), 89.0));
-    let part = scan(text.as_bytes(), None, window(1, 91)).unwrap();
+    let part = scan(text.as_bytes(), None, window(1, 91), 512).unwrap();
     assert_eq!((part.window_first, part.window_last), (Some(at(1)), Some(at(90))));
-    let faults =
-        scan("arrival_s,input_tokens,output_tokens\nx,1,1\n1,y,1\n".as_bytes(), None, window(0, 9));
+    let faults = scan(
+        "arrival_s,input_tokens,output_tokens\nx,1,1\n1,y,1\n".as_bytes(),
+        None,
+        window(0, 9),
+        512,
+    );
     assert_eq!(faults.unwrap_err().unwrap().len(), 2, "all faults in one go");
+}
+
+#[test]
+fn ids_of_blocks_must_be_as_many_as_the_prompt_has_blocks() {
+    let all = Window { start: SimTime::ZERO, end: SimTime::MAX };
+    let scanned = |ids: &str, block: u32| {
+        let row = format!(
+            r#"{{"timestamp": 0, "input_length": 1100, "output_length": 1, "hash_ids": {ids}}}"#
+        );
+        scan(row.as_bytes(), None, all, block).map_err(|faults| Box::new(faults.unwrap().remove(0)))
+    };
+    for (ids, block) in [("[1, 2, 3]", 512), ("[1, 2]", 512), ("[]", 512), ("[7]", 1100)] {
+        assert_eq!(scanned(ids, block).unwrap().rows, 1, "{ids} {block}");
+    }
+    let fault = scanned("[1, 2, 3]", 1024).unwrap_err();
+    let line = fault.line.unwrap().1;
+    assert!(line[fault.range].starts_with("[1"), "{}", fault.label);
+    assert_eq!(fault.label, "3 ids, and 1100 tokens are 2 blocks of 1024");
+    assert!(fault.help.contains("hash-block-size = 512"), "{}", fault.help);
+    assert!(scanned("[1]", 512).unwrap_err().help.contains("hash-block-size = 1024"));
+    assert!(scanned("[1, 2, 3, 4, 5, 6, 7]", 512).unwrap_err().help.starts_with("give one id"));
 }
 
 proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let window = Window { start: SimTime::ZERO, end: SimTime::MAX };
-        let _ = scan(bytes.as_slice(), None, window);
-        let _ = scan([b"Timestamp,input_tokens,output_tokens\n", bytes.as_slice()].concat().as_slice(), None, window);
+        let _ = scan(bytes.as_slice(), None, window, 512);
+        let _ = scan([b"Timestamp,input_tokens,output_tokens\n", bytes.as_slice()].concat().as_slice(), None, window, 512);
     }
 
     #[test]
@@ -155,6 +180,6 @@ proptest! {
         let head = if json { "{}" } else { "timestamp,input_tokens,output_tokens,session,tenant" };
         let text = format!("{head}\n{}", rows.join("\n"));
         let window = Window { start: SimTime::ZERO, end: SimTime::MAX };
-        let _ = scan(text.as_bytes(), None, window);
+        let _ = scan(text.as_bytes(), None, window, 512);
     }
 }

@@ -1,6 +1,8 @@
 //! Several machines behind a router.
 
-use super::super::raw::{RawAutoscaling, RawFailures, RawFleet, RawOutage, RawPrefixAware};
+use super::super::raw::{
+    RawAdmission, RawAutoscaling, RawFailures, RawFleet, RawOutage, RawPrefixAware,
+};
 use super::super::{ArrivalSpec, EffectiveSettings, FleetSpec, PoolSpec, WorkloadSpec};
 use super::{Context, pools};
 use crate::engine::fleet::autoscaling::{Autoscaling, ScalingMetric};
@@ -66,16 +68,29 @@ pub(super) fn fleet(
         },
         router,
         prefix_aware: thresholds(raw.prefix_aware.unwrap_or_default()),
-        admission: raw.admission.map_or_else(Admission::default, |raw| Admission {
-            max_outstanding: raw.max_outstanding,
-            max_waiting: raw.max_waiting,
-        }),
+        admission: raw.admission.map_or_else(Admission::default, |raw| admission(&raw, context)),
         lost_requests: raw.lost_requests.unwrap_or_default(),
         outages: outages.into_iter().collect::<Option<_>>()?,
         failures: failing.filter(|_| pools.is_empty()),
         autoscaling: rule,
         pools,
     })
+}
+
+fn admission(raw: &RawAdmission, context: &mut Context<'_>) -> Admission {
+    const KEYS: [&str; 2] = ["fleet.admission.max-outstanding", "fleet.admission.max-waiting"];
+    let unlimited = raw.max_outstanding.is_none() && raw.max_waiting.is_none();
+    if unlimited && !KEYS.iter().any(|key| context.taken.covers(key)) {
+        let problem = context
+            .pointing(
+                context.key_span("fleet.admission"),
+                "[fleet.admission] has no limit",
+                "everything is admitted",
+            )
+            .help("set max-outstanding or max-waiting, both per replica, or leave the table out");
+        context.report(problem);
+    }
+    Admission { max_outstanding: raw.max_outstanding, max_waiting: raw.max_waiting }
 }
 
 /// What each pool says for itself cannot be said of the fleet.

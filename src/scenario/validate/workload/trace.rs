@@ -49,8 +49,9 @@ pub(super) fn trace(
         }
     };
     let window = Window { start: SimTime::ZERO + start, end: SimTime::ZERO + end };
+    let block_tokens = raw.hash_block_size.unwrap_or(512);
     let scanned = match source.open() {
-        Ok(input) => trace::scan(input, raw.time_unit, window),
+        Ok(input) => trace::scan(input, raw.time_unit, window, block_tokens),
         Err(error) => Err(Err(error)),
     };
     let scan = match scanned {
@@ -102,7 +103,7 @@ pub(super) fn trace(
         time_scale,
         rate_scale,
         repeat_after,
-        hash_block_size: raw.hash_block_size.unwrap_or(512),
+        hash_block_size: block_tokens,
         time_unit: raw.time_unit,
         source,
         failure: Default::default(),
