@@ -133,7 +133,10 @@ pub fn read(
         let which = [flags.instance, flags.engine].map(|name| name.unwrap_or("any"));
         let problem = Diagnostic::new("no row is of this deployment")
             .within(id)
-            .note(format!("{} rows are of other instances or engines", found.left_out))
+            .note(match found.left_out {
+                1 => "its one row is of another instance or engine".to_owned(),
+                rows => format!("its {rows} rows are of other instances or engines"),
+            })
             .help(format!("asked for: instance {}, engine {}", which[0], which[1]));
         return Err(Diagnostics::new(template.sources().clone(), vec![problem]));
     }
@@ -189,7 +192,9 @@ fn columns(header: &Header) -> Read<Columns> {
         Quantity::ALL.iter().copied().filter(|quantity| header.has(quantity.name())).collect();
     if measured.is_empty() {
         let known: Vec<&str> = Quantity::names().collect();
-        let near = header.columns.keys().find_map(|column| {
+        let mut unknown =
+            header.columns.keys().filter(|column| !KEYS.iter().any(|(of, ..)| of == column));
+        let near = unknown.find_map(|column| {
             Some((column, nearest(column, Quantity::names()).filter(|near| near != column)?))
         });
         let mut problem =

@@ -169,7 +169,9 @@ fn constants_for_people(cases: &[Case], fit: &DeploymentFit) -> Listing {
     for constant in &fit.constants {
         let rows = constant.rows.iter().filter(|(.., share)| *share >= SMALL_SHARE);
         let rows: Vec<String> = rows
-            .map(|(case, _, share)| format!("{} ({:.0} %)", cases[*case].label, share * 100.0))
+            .map(|(case, _, share)| {
+                format!("{} ({:.0} %)", figure(&cases[*case], cases), share * 100.0)
+            })
             .collect();
         let confused = constant.confused_with.map(|(other, rho)| format!("{other} ({rho:+.2})"));
         listing.push(vec![
@@ -184,6 +186,16 @@ fn constants_for_people(cases: &[Case], fit: &DeploymentFit) -> Listing {
         ]);
     }
     listing
+}
+
+/// A measured figure by its row's name, and by what it is where the row has several.
+fn figure(case: &Case, cases: &[Case]) -> String {
+    let of_row = cases.iter().filter(|other| other.label == case.label).count();
+    if of_row == 1 {
+        case.label.clone()
+    } else {
+        format!("{} of {}", case.quantity.label(), case.label)
+    }
 }
 
 fn rows_for_people(cases: &[Case], fit: &DeploymentFit) -> Listing {
@@ -242,7 +254,13 @@ fn object(found: &Measurements, fit: &DeploymentFit) -> Value {
                 .rows
                 .iter()
                 .map(|(case, slope, share)| {
-                    json!({ "row": found.cases[*case].label, "elasticity": slope, "share": share })
+                    let case = &found.cases[*case];
+                    json!({
+                        "row": case.label,
+                        "quantity": case.quantity.label(),
+                        "elasticity": slope,
+                        "share": share,
+                    })
                 })
                 .collect();
             json!({
