@@ -1,7 +1,8 @@
 //! What a model is to a server: its shapes, and the bytes and operations that follow from them.
 
 pub mod catalog;
-pub mod hf_config;
+mod error;
+mod hf_config;
 pub mod quantization;
 mod shapes;
 
@@ -10,7 +11,7 @@ use serde::Serialize;
 use crate::named::named_enum;
 
 pub use catalog::{find, preset, presets};
-pub use hf_config::ModelError;
+pub use error::ModelError;
 pub use quantization::{Dtype, DtypeSetting, KvCacheDtype, WeightFormat, WeightPrecision};
 pub use shapes::LayerGemm;
 

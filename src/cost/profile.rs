@@ -9,10 +9,10 @@ mod interconnect;
 pub mod lookup;
 mod weight_kernel;
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue, Deserializer, ValueDeserializer};
 
 use crate::embedded::Value;
 
@@ -31,6 +31,11 @@ pub enum ProfileError {
     /// `span` is the range of bytes that the message is about.
     #[error("calibration profile {name}: {message}")]
     Syntax { name: String, message: String, span: Option<Range<usize>> },
+    #[error(
+        "calibration profile {name}: it is of format {found}, and this servesim reads format \
+         {FORMAT}; measure or fit it again with `servesim calibrate`, or use the servesim that wrote it"
+    )]
+    Format { name: String, found: String, span: Range<usize> },
     #[error("calibration profile {name}: {field} is {value}; it must be {expected}")]
     Value { name: String, field: String, value: String, expected: &'static str },
     #[error("no coefficient {name:?}; there are {}", .known.join(", "))]
@@ -54,46 +59,57 @@ pub enum ProfileError {
 /// is taken as of this one: its unknown and missing keys are told.
 pub const FORMAT: u32 = 2;
 
-/// The text without its `format`, which must be ours; every other byte stays where it was. Else the
-/// format that it has, and where it says so.
-fn in_our_format(text: &str) -> Result<Cow<'_, str>, (String, Range<usize>)> {
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        let key = line.trim_start();
-        if key.starts_with('[') {
-            break;
-        }
-        let value = key.strip_prefix("format").and_then(|rest| rest.trim_start().strip_prefix('='));
-        if let Some(value) = value {
-            let span = start..start + line.trim_end().len();
-            let value = value.split('#').next().unwrap_or_default().trim();
-            if value != FORMAT.to_string() {
-                return Err((value.to_owned(), span));
-            }
-            let mut rest = text.to_owned();
-            rest.replace_range(span.clone(), &" ".repeat(span.len()));
-            return Ok(Cow::Owned(rest));
-        }
-        start += line.len();
+/// Takes the `format` out of a profile's table; it must be ours, if it is there.
+fn take_format(name: &str, text: &str, table: &mut DeTable<'_>) -> Result<(), ProfileError> {
+    let Some(format) = table.remove("format") else { return Ok(()) };
+    let found = text.get(format.span()).unwrap_or_default();
+    if found == FORMAT.to_string() {
+        return Ok(());
     }
-    Ok(Cow::Borrowed(text))
+    Err(ProfileError::Format {
+        name: name.to_owned(),
+        found: found.to_owned(),
+        span: format.span(),
+    })
 }
 
 /// Reads a profile's text; `name` is what messages call it.
 fn read_toml<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ProfileError> {
-    let syntax = |message, span| ProfileError::Syntax { name: name.to_owned(), message, span };
+    let (text, mut table) = parse(name, bytes)?;
+    take_format(name, text, table.get_mut())?;
+    T::deserialize(Deserializer::from(table)).map_err(|error| syntax(name, &error))
+}
+
+/// Reads the profile in the table `key` of a text, if there is one; places in errors are of the text.
+fn read_toml_table<T: DeserializeOwned>(
+    name: &str,
+    key: &str,
+    bytes: &[u8],
+) -> Result<Option<T>, ProfileError> {
+    let (text, mut document) = parse(name, bytes)?;
+    let Some(mut value) = document.get_mut().remove(key) else { return Ok(None) };
+    if let DeValue::Table(table) = value.get_mut() {
+        take_format(name, text, table)?;
+    }
+    let read = T::deserialize(ValueDeserializer::from(value));
+    read.map(Some).map_err(|error| syntax(name, &error))
+}
+
+fn parse<'a>(
+    name: &str,
+    bytes: &'a [u8],
+) -> Result<(&'a str, toml::Spanned<DeTable<'a>>), ProfileError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();
-        syntax(format!("not UTF-8 text at byte {at}"), Some(at..at + 1))
+        let message = format!("not UTF-8 text at byte {at}");
+        ProfileError::Syntax { name: name.to_owned(), message, span: Some(at..at + 1) }
     })?;
-    let text = in_our_format(text).map_err(|(format, span)| {
-        let message = format!(
-            "it is of format {format}, and this servesim reads format {FORMAT}; measure or fit it \
-             again with `servesim calibrate`, or use the servesim that wrote it"
-        );
-        syntax(message, Some(span))
-    })?;
-    toml::from_str(&text).map_err(|error| syntax(error.message().to_owned(), error.span()))
+    Ok((text, DeTable::parse(text).map_err(|error| syntax(name, &error))?))
+}
+
+fn syntax(name: &str, error: &toml::de::Error) -> ProfileError {
+    let message = error.message().to_owned();
+    ProfileError::Syntax { name: name.to_owned(), message, span: error.span() }
 }
 
 /// What a coefficient may be, beyond what its unit already says (finite and not negative).

@@ -17,8 +17,9 @@ pub enum CatalogError {
     /// `span` is the range of bytes that the message is about.
     #[error("{name}: {message}")]
     Syntax { name: String, message: String, span: Option<std::ops::Range<usize>> },
-    #[error("{name}: {reason}")]
-    Value { name: String, reason: String },
+    /// `key` is the path of what is wrong, or of the table that lacks something.
+    #[error("{name}: {key} {reason}")]
+    Value { name: String, key: &'static str, reason: String },
 }
 
 /// Names of the GPUs, in alphabetical order.

@@ -140,7 +140,9 @@ impl Gpu {
         let name = name.to_owned();
         let gpu = Self { name, product, note, memory, peak, chip, links, calibration };
         match gpu.fault() {
-            Some(reason) => Err(CatalogError::Value { name: gpu.name, reason }),
+            Some((key, reason)) => {
+                Err(CatalogError::Value { name: gpu.name, key, reason: reason.to_owned() })
+            }
             None => Ok(gpu),
         }
     }
@@ -167,33 +169,41 @@ impl Gpu {
         toml::to_string(&file).expect("a GPU has only plain values")
     }
 
-    fn fault(&self) -> Option<String> {
+    /// The key that is wrong, and what it must be.
+    fn fault(&self) -> Option<(&'static str, &'static str)> {
+        let Self { memory, peak, chip, links, .. } = self;
         let rates = [
-            Some(self.peak.fp32),
-            Some(self.peak.fp16),
-            self.peak.bf16,
-            self.peak.fp8,
-            self.peak.int8,
+            ("peak.fp32", Some(peak.fp32)),
+            ("peak.fp16", Some(peak.fp16)),
+            ("peak.bf16", peak.bf16),
+            ("peak.fp8", peak.fp8),
+            ("peak.int8", peak.int8),
         ];
-        if self.memory.usable > self.memory.total || self.memory.usable == Bytes::ZERO {
-            Some("memory.usable must be above zero and at most memory.total".into())
-        } else if self.memory.total > Bytes::new(1 << 50) {
-            Some("memory.total must be at most 1024 TiB".into())
-        } else if self.memory.bandwidth.bytes_per_s() <= 0.0 {
-            Some("memory.bandwidth must be above zero".into())
-        } else if rates.into_iter().flatten().any(|rate| rate.per_s() <= 0.0) {
-            Some(
-                "every rate in [peak] must be above zero; leave out a type it does not have".into(),
-            )
-        } else if !(1..=1024).contains(&self.chip.streaming_multiprocessors) {
-            Some("chip.streaming-multiprocessors must be from 1 to 1024".into())
-        } else if !(1..=7).contains(&self.links.pcie_generation)
-            || !(1..=32).contains(&self.links.pcie_lanes)
-        {
-            Some("links.pcie-generation must be from 1 to 7 and pcie-lanes from 1 to 32".into())
-        } else {
-            None
+        let idle = |(_, rate): &(_, Option<FlopRate>)| rate.is_some_and(|rate| rate.per_s() <= 0.0);
+        if let Some((key, _)) = rates.into_iter().find(idle) {
+            return Some((key, "must be above zero; leave out a type that the GPU does not have"));
         }
+        let faults = [
+            (
+                memory.usable > memory.total || memory.usable == Bytes::ZERO,
+                "memory.usable",
+                "must be above zero and at most memory.total",
+            ),
+            (memory.total > Bytes::new(1 << 50), "memory.total", "must be at most 1024 TiB"),
+            (memory.bandwidth.bytes_per_s() <= 0.0, "memory.bandwidth", "must be above zero"),
+            (
+                !(1..=1024).contains(&chip.streaming_multiprocessors),
+                "chip.streaming-multiprocessors",
+                "must be from 1 to 1024",
+            ),
+            (
+                !(1..=7).contains(&links.pcie_generation),
+                "links.pcie-generation",
+                "must be from 1 to 7",
+            ),
+            (!(1..=32).contains(&links.pcie_lanes), "links.pcie-lanes", "must be from 1 to 32"),
+        ];
+        faults.into_iter().find(|(wrong, ..)| *wrong).map(|(_, key, reason)| (key, reason))
     }
 
     /// The dense rate for matrices of this dtype; `None` where the GPU cannot compute in it.

@@ -94,25 +94,25 @@ impl InstanceType {
         file: InstanceFile,
         gpu: impl FnOnce(&str) -> Result<Gpu, CatalogError>,
     ) -> Result<Self, CatalogError> {
-        let fault = |reason: String| Err(CatalogError::Value { name: name.to_owned(), reason });
+        let fault = |key, reason| Err(CatalogError::Value { name: name.to_owned(), key, reason });
         if !(1..=MAX_GPUS).contains(&file.num_gpus) {
-            return fault(format!("num-gpus must be from 1 to {MAX_GPUS}"));
+            return fault("num-gpus", format!("must be from 1 to {MAX_GPUS}"));
         }
         match &file.interconnect {
             None if file.num_gpus > 1 => {
-                return fault("more than one GPU needs an [interconnect]".into());
+                return fault("num-gpus", "above 1 needs an [interconnect]".into());
             }
             Some(link) if link.bandwidth.bytes_per_s() <= 0.0 => {
-                return fault("interconnect.bandwidth must be above zero".into());
+                return fault("interconnect.bandwidth", "must be above zero".into());
             }
             Some(link)
                 if u64::from(link.numa_nodes) * u64::from(link.gpus_per_numa_node)
                     != u64::from(file.num_gpus) =>
             {
-                return fault(format!(
-                    "numa-nodes x gpus-per-numa-node must be num-gpus ({})",
-                    file.num_gpus
-                ));
+                return fault(
+                    "interconnect.gpus-per-numa-node",
+                    format!("times numa-nodes must be num-gpus ({})", file.num_gpus),
+                );
             }
             _ => {}
         }
@@ -132,8 +132,8 @@ impl InstanceType {
     pub fn custom(gpu: Gpu, num_gpus: u32) -> Result<Self, CatalogError> {
         let name = format!("{num_gpus} x {}", gpu.name);
         if !(1..=MAX_GPUS).contains(&num_gpus) {
-            let reason = format!("num-gpus must be from 1 to {MAX_GPUS}");
-            return Err(CatalogError::Value { name, reason });
+            let reason = format!("must be from 1 to {MAX_GPUS}");
+            return Err(CatalogError::Value { name, key: "num-gpus", reason });
         }
         let interconnect = (num_gpus > 1).then(|| {
             let (link, bandwidth) = match gpu.links.nvlink {

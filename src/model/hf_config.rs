@@ -7,31 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::named::UnknownName;
 
-use super::{Architecture, Dtype, ModelConfig, Moe, SlidingWindow, WeightFormat};
-
-/// Why a model description was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ModelError {
-    #[error("model {model}: not a JSON object: {reason}; expected a Hugging Face config.json")]
-    Json { model: String, reason: String },
-    #[error("model {model}: the config has no {field:?}, which a Hugging Face config.json gives")]
-    Missing { model: String, field: &'static str },
-    #[error("model {model}: {field:?} is {found}; it must be {expected}")]
-    Field { model: String, field: &'static str, found: String, expected: String },
-    #[error(
-        "model {model}: architecture {found:?} is not supported; supported are {}",
-        Architecture::names().collect::<Vec<_>>().join(", ")
-    )]
-    Architecture { model: String, found: String },
-    #[error("model {model}: {feature} is not modelled yet; {remedy}")]
-    Unsupported { model: String, feature: String, remedy: &'static str },
-    #[error(
-        "unknown model {name:?}{}; presets are {}; or give the path of a config.json",
-        .suggestion.as_ref().map(|s| format!("; did you mean {s:?}?")).unwrap_or_default(),
-        .known.join(", ")
-    )]
-    UnknownPreset { name: String, suggestion: Option<String>, known: Vec<String> },
-}
+use super::{Architecture, Dtype, ModelConfig, ModelError, Moe, SlidingWindow, WeightFormat};
 
 // Bounds far above any model built, low enough that no product of fields overflows a u64 unseen.
 const MAX_SIZE: u64 = 1 << 22;
@@ -42,10 +18,11 @@ const MAX_POSITIONS: u64 = 1 << 30;
 const MAX_PARAMETERS: u128 = 1 << 50;
 
 pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<ModelConfig, ModelError> {
-    let json = |reason: String| ModelError::Json { model: name.to_owned(), reason };
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| json(e.to_string()))?;
+    let json = |reason: String, at| ModelError::Json { model: name.to_owned(), reason, at };
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| json(error.to_string(), (error.line(), error.column())))?;
     let Value::Object(map) = value else {
-        return Err(json("the top level is not an object".into()));
+        return Err(json("the top level is not an object".into(), (1, 1)));
     };
     let config = Fields { model: name, map: &map };
     let architecture = config.architecture()?;
@@ -126,8 +103,13 @@ impl Fields<'_> {
         ModelError::Field { model: self.model.to_owned(), field, found, expected }
     }
 
-    fn unsupported(&self, feature: String, remedy: &'static str) -> ModelError {
-        ModelError::Unsupported { model: self.model.to_owned(), feature, remedy }
+    fn unsupported(
+        &self,
+        field: &'static str,
+        feature: String,
+        remedy: &'static str,
+    ) -> ModelError {
+        ModelError::Unsupported { model: self.model.to_owned(), field, feature, remedy }
     }
 
     fn optional_size(&self, field: &'static str, max: u64) -> Result<Option<u32>, ModelError> {
@@ -178,7 +160,9 @@ impl Fields<'_> {
         // Multi-head latent attention keeps one compressed vector per token instead of keys and
         // values: neither its KV bytes nor its shapes follow from the fields read here.
         if self.get("kv_lora_rank").is_some() || found.starts_with("Deepseek") {
+            let compressed = self.get("kv_lora_rank").is_some();
             return Err(self.unsupported(
+                if compressed { "kv_lora_rank" } else { "architectures" },
                 format!("multi-head latent attention (MLA, {:?})", shorten(found)),
                 "choose a model with ordinary or grouped-query attention",
             ));
@@ -225,7 +209,7 @@ impl Fields<'_> {
             "bitsandbytes" => WeightFormat::Bitsandbytes,
             other => {
                 let feature = format!("quantization method {:?}", shorten(other));
-                return Err(self.unsupported(feature, REMEDY));
+                return Err(self.unsupported("quantization_config.quant_method", feature, REMEDY));
             }
         };
         if matches!(format, WeightFormat::Awq | WeightFormat::Gptq | WeightFormat::Marlin) {
@@ -233,9 +217,15 @@ impl Fields<'_> {
             let group = number("group_size").or_else(|| number("q_group_size")).unwrap_or(128);
             if bits != 4 || group != 128 {
                 let feature = format!("{format} with {bits} bits in groups of {group}");
-                return Err(
-                    self.unsupported(feature, "use a checkpoint with 4 bits in groups of 128")
-                );
+                return Err(self.unsupported(
+                    if bits == 4 {
+                        "quantization_config.group_size"
+                    } else {
+                        "quantization_config.bits"
+                    },
+                    feature,
+                    "use a checkpoint with 4 bits in groups of 128",
+                ));
             }
         }
         Ok(format)

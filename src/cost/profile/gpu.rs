@@ -10,7 +10,7 @@ use crate::embedded::Value;
 use crate::hardware::Gpu;
 use crate::units::{Bandwidth, Bytes, FlopRate};
 
-use super::{ProfileError, coefficients, read_embedded, read_toml};
+use super::{ProfileError, coefficients, read_embedded, read_toml, read_toml_table};
 
 /// Surfaces of one GPU. What it can do at best stands in the hardware catalogue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -237,6 +237,12 @@ impl GpuProfile {
     /// Reads a profile; `name` is what messages call it.
     pub fn from_toml(name: &str, bytes: &[u8]) -> Result<Self, ProfileError> {
         read_toml::<Self>(name, bytes)?.checked(name)
+    }
+
+    /// Reads the profile that a GPU file brings in its table `calibration`, if it does.
+    pub fn from_gpu_file(name: &str, bytes: &[u8]) -> Result<Option<Self>, ProfileError> {
+        let own: Option<Self> = read_toml_table(name, "calibration", bytes)?;
+        own.map(|profile| profile.checked(name)).transpose()
     }
 
     /// Reads a profile that comes with the program.

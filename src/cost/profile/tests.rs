@@ -257,7 +257,27 @@ fn a_profile_of_another_format_is_refused_where_it_says_so() {
 
     let other = format!("# A10G\nformat = 7\n{silent}");
     let error = GpuProfile::from_toml("a10g", other.as_bytes()).unwrap_err();
-    let ProfileError::Syntax { message, span, .. } = error else { panic!("{error}") };
+    let message = error.to_string();
     assert!(message.contains("format 7") && message.contains("servesim calibrate"), "{message}");
-    assert_eq!(&other[span.unwrap()], "format = 7");
+    let ProfileError::Format { span, .. } = error else { panic!("{error}") };
+    assert_eq!(other.find("format = 7").unwrap() + 9..other.find("7\n").unwrap() + 1, span);
+    assert_eq!(&other[span], "7");
+}
+
+#[test]
+fn a_profile_within_a_gpu_file_is_read_and_pointed_at_where_it_stands() {
+    let inner = A10G.replace("\n[", "\n[calibration.").replace("[calibration.[", "[[calibration.");
+    let file = |head: &str| format!("product = \"mine\"\n\n[calibration]\n{head}{inner}");
+    let read = |text: &str| GpuProfile::from_gpu_file("mine.toml", text.as_bytes());
+    let plain = GpuProfile::from_toml("a10g", A10G.as_bytes()).unwrap();
+    assert_eq!(read(&file("")).unwrap().unwrap(), plain);
+    assert_eq!(read("product = \"mine\"\n").unwrap(), None);
+
+    let said = format!("format = {FORMAT}\n");
+    let other = file("").replacen(&said, "format = 1\n", 1);
+    let Err(ProfileError::Format { span, .. }) = read(&other) else { panic!("taken") };
+    assert_eq!(&other[span], "1");
+    let slip = file("").replacen("tile-loss", "tile-los", 1);
+    let Err(ProfileError::Syntax { span, .. }) = read(&slip) else { panic!("taken") };
+    assert_eq!(&slip[span.unwrap()], "tile-los");
 }

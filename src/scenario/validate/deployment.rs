@@ -1,13 +1,15 @@
 //! Model, machine, price, precision, and how the engine is spread over the GPUs.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::PriceSpec;
-use super::super::diagnostic::{Diagnostic, Span};
+use super::super::diagnostic::Diagnostic;
 use super::super::raw::{RawEngine, RawHardware, RawModel};
+use super::files::{self, Named};
 use super::{Context, looks_like_path};
-use crate::cost::profile::{DeploymentProfile, ProfileError};
-use crate::hardware::{self, CatalogError, InstanceType, PriceKind};
+use crate::cost::profile::{DeploymentProfile, GpuProfile};
+use crate::hardware::{self, CatalogError, Gpu, InstanceType, PriceKind};
 use crate::model::{
     self, Dtype, DtypeSetting, ModelConfig, ModelError, WeightFormat, WeightPrecision,
 };
@@ -70,11 +72,10 @@ fn model_file(key: &str, name: &str, context: &mut Context<'_>) -> Option<ModelC
             let called = if stem == "config" { folder.unwrap_or(stem) } else { stem };
             match ModelConfig::from_hf_json(called, &bytes) {
                 Ok(model) => return Some(model),
-                Err(error) => context.problem_at(
-                    key,
-                    format!("the model {} cannot be used", path.display()),
-                    error.to_string(),
-                ),
+                Err(error) => {
+                    files::model(&Named { key, path: &path, bytes: &bytes }, &error, context);
+                    return None;
+                }
             }
         }
     };
@@ -139,53 +140,84 @@ pub(super) fn instance(raw: &RawHardware, context: &mut Context<'_>) -> Option<I
                 let problem = context.because(problem, "hardware.instance", "an instance");
                 context.report(problem);
             }
+            const KEY: &str = "hardware.instance";
             let known = hardware::instance_names().any(|known| known == name);
             if !known && looks_like_path(name) {
-                let (path, bytes) = context.read("hardware.instance", name);
-                let called = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("instance");
-                let read = bytes.map(|bytes| InstanceType::from_toml(called, &bytes));
-                return usable("hardware.instance", name, read, context);
+                let (path, bytes) = file(KEY, name, context)?;
+                let read = InstanceType::from_toml(stem(&path, "instance"), &bytes);
+                return of_file(&Named { key: KEY, path: &path, bytes: &bytes }, read, context);
             }
-            usable("hardware.instance", name, Ok(hardware::instance(name)), context)
+            usable(KEY, name, hardware::instance(name), context)
         }
         (None, Some(name)) => {
+            const KEY: &str = "hardware.gpu";
             let known = hardware::gpu_names().any(|known| known == name);
             let gpu = if !known && looks_like_path(name) {
-                let (path, bytes) = context.read("hardware.gpu", name);
-                let called = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("gpu");
-                bytes.map(|bytes| hardware::Gpu::from_toml(called, &bytes))
+                let (path, bytes) = file(KEY, name, context)?;
+                let named = Named { key: KEY, path: &path, bytes: &bytes };
+                let read = Gpu::from_toml(stem(&path, "gpu"), &bytes);
+                let gpu = of_file(&named, read, context)?;
+                // A run reads it again, and finds nothing wrong any more.
+                if let Err(error) = GpuProfile::from_gpu_file(&gpu.name, &bytes) {
+                    files::profile(&named, "calibration", &error, context);
+                    return None;
+                }
+                gpu
             } else {
-                Ok(hardware::gpu(name))
+                usable(KEY, name, hardware::gpu(name), context)?
             };
-            let gpu = usable("hardware.gpu", name, gpu, context)?;
             let custom = InstanceType::custom(gpu, raw.num_gpus.unwrap_or(1));
-            usable("hardware.gpu", name, Ok(custom), context)
+            usable("hardware.num-gpus", name, custom, context)
         }
     }
+}
+
+/// The bytes of a file of hardware; reports where they cannot be had.
+fn file(key: &str, name: &str, context: &mut Context<'_>) -> Option<(PathBuf, Vec<u8>)> {
+    let (path, bytes) = context.read(key, name);
+    match bytes {
+        Ok(bytes) => Some((path, bytes)),
+        Err(error) => {
+            let problem =
+                context.problem_at(key, format!("cannot read {name}"), error.to_string()).help(
+                    "see `servesim list instances` and `servesim list gpus` for what is built in",
+                );
+            context.report(problem);
+            None
+        }
+    }
+}
+
+/// What a machine is called after its file.
+fn stem<'a>(path: &'a Path, otherwise: &'a str) -> &'a str {
+    path.file_stem().and_then(|stem| stem.to_str()).unwrap_or(otherwise)
+}
+
+fn of_file<T>(
+    file: &Named<'_>,
+    read: Result<T, CatalogError>,
+    context: &mut Context<'_>,
+) -> Option<T> {
+    read.map_err(|error| files::hardware(file, error, context)).ok()
 }
 
 fn usable<T>(
     key: &str,
     name: &str,
-    found: std::io::Result<Result<T, CatalogError>>,
+    found: Result<T, CatalogError>,
     context: &mut Context<'_>,
 ) -> Option<T> {
     let problem = match found {
-        Ok(Ok(thing)) => return Some(thing),
-        Ok(Err(CatalogError::UnknownGpu(UnknownName { what, known, suggestion, .. }))) => {
+        Ok(thing) => return Some(thing),
+        Err(CatalogError::UnknownGpu(UnknownName { what, known, suggestion, .. })) => {
             unknown(context, key, what, suggestion, &known)
                 .help("or give the path of a GPU file of your own")
         }
-        Ok(Err(CatalogError::UnknownInstance(UnknownName { what, known, suggestion, .. }))) => {
+        Err(CatalogError::UnknownInstance(UnknownName { what, known, suggestion, .. })) => {
             unknown(context, key, what, suggestion, &known)
                 .help("or give gpu and num-gpus, or the path of an instance file of your own")
         }
-        Ok(Err(error)) => {
-            context.problem_at(key, format!("{name} cannot be used"), error.to_string())
-        }
-        Err(error) => context
-            .problem_at(key, format!("cannot read {name}"), error.to_string())
-            .help("see `servesim list instances` and `servesim list gpus` for what is built in"),
+        Err(error) => context.problem_at(key, format!("{name} cannot be used"), error.to_string()),
     };
     context.report(problem);
     None
@@ -200,31 +232,30 @@ pub(super) fn profile(
     let name = raw.deployment.as_deref().filter(|name| looks_like_path(name))?;
     let (path, bytes) = context.read(KEY, name);
     let shown = path.display().to_string();
-    let problem = match bytes.map(|bytes| (DeploymentProfile::from_toml(&shown, &bytes), bytes)) {
-        Ok((Ok(profile), _)) => return Some(Arc::new(profile)),
-        Ok((Err(ProfileError::Syntax { message, span, .. }), bytes)) => {
-            let problem = Diagnostic::new("this is no deployment profile");
-            let problem = match (std::str::from_utf8(&bytes), span) {
-                (Ok(text), Some(span)) => {
-                    let file = context.sources.add(shown, text);
-                    problem.at(Span::new(file, span), message)
-                }
-                _ => context.problem_at(KEY, problem.title, message),
-            };
-            problem.help("`servesim calibrate --fit-deployment` writes one")
+    let bytes = match bytes {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let problem = context
+                .problem_at(
+                    KEY,
+                    format!("cannot read the deployment profile {shown}"),
+                    error.to_string(),
+                )
+                .help(
+                    "give the path of a profile that `servesim calibrate --fit-deployment` has \
+                     written, or the name of an environment, which has no slash and no extension",
+                );
+            context.report(problem);
+            return None;
         }
-        Ok((Err(error), _)) => {
-            context.problem_at(KEY, "the deployment profile cannot be used", error.to_string())
-        }
-        Err(error) => context
-            .problem_at(KEY, format!("cannot read the deployment profile {shown}"), error.to_string())
-            .help(
-                "give the path of a profile that `servesim calibrate --fit-deployment` has written, \
-                 or the name of an environment, which has no slash and no extension",
-            ),
     };
-    context.report(problem);
-    None
+    match DeploymentProfile::from_toml(&shown, &bytes) {
+        Ok(profile) => Some(Arc::new(profile)),
+        Err(error) => {
+            files::profile(&Named { key: KEY, path: &path, bytes: &bytes }, "", &error, context);
+            None
+        }
+    }
 }
 
 pub(super) fn price(
