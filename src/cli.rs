@@ -12,6 +12,7 @@ mod memory;
 mod output;
 mod progress;
 mod record;
+mod report;
 mod run;
 mod schema;
 mod stopwatch;
@@ -115,6 +116,7 @@ fn dispatch(command: &Command, registry: &Registry) -> Result<Outcome, Failure> 
         Command::Calibrate(args) => calibrate::run(args, registry),
         Command::Conformance(args) => conformance::run(args),
         Command::Record(args) => record::run(args, registry),
+        Command::Report(args) => report::run(args),
         Command::List(args) => list::run(args, registry),
         Command::Schema(args) => schema::run(args, registry),
     }

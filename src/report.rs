@@ -6,18 +6,23 @@
 
 pub mod accuracy_table;
 pub mod capacity_table;
+pub mod chrome_trace;
 pub mod compare_table;
 pub mod csv;
 mod fleet_table;
+pub mod html;
 pub mod json;
+mod lanes;
 pub mod listing;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod parting_table;
 pub mod plot_data;
+pub mod plots;
 pub mod requests;
 mod row;
 pub mod rules;
+pub mod run_records;
 pub mod steps;
 pub mod style;
 pub mod summary_table;

@@ -6,6 +6,7 @@ mod compare;
 mod conformance;
 mod list;
 mod memory;
+mod report;
 mod run;
 mod scenario;
 mod sweep;
@@ -20,6 +21,7 @@ pub use compare::{CompareArgs, Side};
 pub use conformance::{ConformanceArgs, RecordArgs};
 pub use list::{ListArgs, Listed, SchemaArgs, SchemaOf};
 pub use memory::MemoryArgs;
+pub use report::ReportArgs;
 pub use run::RunArgs;
 pub use scenario::{DeploymentArgs, ScenarioArgs, WorkloadArgs};
 pub use sweep::{CapacityArgs, MergeArgs, Searched, SweepArgs, SweepCommand};
@@ -47,7 +49,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-// Of thirteen commands one is built.
+// Of fourteen commands one is built.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum Command {
@@ -74,6 +76,8 @@ pub enum Command {
     Conformance(ConformanceArgs),
     /// Write the schedule of a scenario as a recording that `conformance` replays
     Record(RecordArgs),
+    /// Draw a run that --out has written: plots, a page with its timeline, a trace for Perfetto
+    Report(ReportArgs),
     /// List what there is
     List(ListArgs),
     /// Print the JSON Schema of a scenario's or a sweep's file

@@ -11,7 +11,7 @@ use super::args::{Format, RunArgs};
 use super::output::{Content, OutDir};
 use super::progress::{Goal, Progress, RunsDone};
 use super::stopwatch::Stopwatch;
-use super::{Failure, Outcome, input, memory, output};
+use super::{Failure, Outcome, input, memory, output, report};
 use crate::cost::calibrated::{Extrapolation, merge};
 use crate::cost::profile::lookup::{Match, Profiles};
 use crate::deploy::{DeployError, Deployment, Pool, Simulated};
@@ -345,7 +345,9 @@ impl Series {
             files.push(("steps.csv", vec![header(&steps_header()), Content::Scratch(steps)]));
         }
         files.extend(result.map(|(name, bytes)| (name, vec![Content::Bytes(bytes)])));
-        out.write_of(&FILES, files)
+        // A report of an earlier run goes with it.
+        let all: Vec<&str> = FILES.into_iter().chain(report::FILES).collect();
+        out.write_of(&all, files)
     }
 }
 
