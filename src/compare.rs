@@ -21,7 +21,8 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::deploy::Deployment;
+use crate::cost::calibrated::{Extrapolation, merge};
+use crate::deploy::{Deployment, Simulated};
 use crate::engine::RunTotals;
 use crate::engine::invariants::Invariants;
 use crate::metrics::{Recorder, Summary};
@@ -117,6 +118,9 @@ pub struct Comparison {
     pub metrics: Vec<Compared>,
     /// Judges that one side has no figure for.
     pub missing: Vec<Missing>,
+    /// A and B.
+    #[serde(skip)]
+    pub sides: [Side; 2],
     #[serde(skip)]
     pub broken: Vec<String>,
     #[serde(skip)]
@@ -124,6 +128,25 @@ pub struct Comparison {
     /// Of all runs: (pair from 0, class, metric, A, B).
     #[serde(skip)]
     pub samples: Vec<Sample>,
+}
+
+/// All runs of A, or of B.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// Their means, and what their figures rest on.
+    pub summary: Summary,
+    /// Where the cost models left the range of their measurements.
+    pub extrapolations: Vec<Extrapolation>,
+}
+
+impl Side {
+    fn of<'a>(runs: impl Iterator<Item = &'a OneRun> + Clone) -> Self {
+        let all: Vec<Summary> = runs.clone().map(|run| run.summaries.whole[0].clone()).collect();
+        let mut extrapolations = Vec::new();
+        runs.for_each(|run| merge(&mut extrapolations, &run.extrapolations));
+        let summary = Summary::over_seeds(&all).expect("each side runs at least once");
+        Self { summary, extrapolations }
+    }
 }
 
 /// A class, and how many of its requests were answered under A and B, on average.
@@ -219,6 +242,7 @@ pub fn compare(
         samples: figures.samples(),
         metrics,
         missing,
+        sides: [0, 1].map(|side| Side::of(runs.iter().skip(side).step_by(2))),
         broken,
         totals,
     }
@@ -226,6 +250,7 @@ pub fn compare(
 
 struct OneRun {
     summaries: Summaries,
+    extrapolations: Vec<Extrapolation>,
     totals: RunTotals,
     broken: Vec<String>,
 }
@@ -233,10 +258,12 @@ struct OneRun {
 fn one_run(deployment: &Deployment<'_>, seed: u64, parts: Parts<'_>, plan: &Plan) -> OneRun {
     let invariants = plan.check.then(Invariants::default);
     let observer = (Recorder::new(deployment.measure()), (parts, invariants));
-    let (totals, (recorder, (parts, invariants))) =
-        deployment.simulate(seed, observer, plan.step_by_step);
+    let Simulated { totals, observer, priced } =
+        deployment.simulate_noting(seed, observer, plan.step_by_step);
+    let (recorder, (parts, invariants)) = observer;
     OneRun {
-        summaries: parts.finish(recorder.summary()),
+        summaries: parts.finish(priced.summary(recorder)),
+        extrapolations: priced.extrapolations(),
         totals,
         broken: invariants.map_or_else(Vec::new, Invariants::finish),
     }

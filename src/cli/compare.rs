@@ -12,6 +12,7 @@ use crate::compare::schedule::{Contest, Schedules};
 use crate::compare::witness::Witness;
 use crate::compare::{self, Comparison, Plan, Verdict};
 use crate::deploy::{DeployError, Deployment};
+use crate::metrics::Summary;
 use crate::report::compare_table::{self, Names};
 use crate::report::{SimulatorFigures, json, parting_table};
 use crate::scenario::{self, DiskFiles, Registry, Scenario};
@@ -19,7 +20,7 @@ use crate::scenario::{self, DiskFiles, Registry, Scenario};
 pub fn run(args: &CompareArgs, registry: &Registry) -> Result<Outcome, Failure> {
     let tolerance = parse_tolerance(&args.tolerance)
         .map_err(|problem| Failure::bad_input(format!("--tolerance: {problem}")))?;
-    let (a, b, notes) = scenarios(args, registry)?;
+    let (a, b, mut notes) = scenarios(args, registry)?;
     let judges = Judge::parse(&args.metric, tolerance, a.measure.slo.is_some())
         .map_err(|problem| Failure::bad_input(format!("--metric: {problem}")))?;
     let Some(in_a) = deployment(&a, "A", args.format)? else { return Ok(Outcome::Negative) };
@@ -50,6 +51,11 @@ pub fn run(args: &CompareArgs, registry: &Registry) -> Result<Outcome, Failure> 
         wall_s: watch.wall_s(),
     };
     let names = Names::of(&a, &b);
+    let [noted_a, noted_b] = [(&in_a, 0), (&in_b, 1)].map(|(deployment, side)| {
+        let extrapolations = &compared.sides[side].extrapolations;
+        super::run::notes(deployment.scenario(), deployment, extrapolations)
+    });
+    notes.extend(of_sides(&noted_a, &noted_b));
     let mut document = document(&a, &b, &compared, &notes);
     document["schedules"] = object!(schedules);
     document["witness"] = object!(witness);
@@ -95,7 +101,16 @@ pub fn run(args: &CompareArgs, registry: &Registry) -> Result<Outcome, Failure> 
 }
 
 fn document(a: &Scenario, b: &Scenario, compared: &Comparison, notes: &[String]) -> Value {
-    let mut document = object!({ "a": { "scenario": a }, "b": { "scenario": b } });
+    let side = |scenario: &Scenario, summary: &Summary| {
+        object!({
+            "scenario": scenario,
+            "trust": summary.trust,
+            "trust_shares": summary.trust_shares,
+            "trust_limits": summary.trust_limits,
+        })
+    };
+    let [of_a, of_b] = &compared.sides;
+    let mut document = object!({ "a": side(a, &of_a.summary), "b": side(b, &of_b.summary) });
     let Value::Object(members) = object!(compared) else { unreachable!("a struct is an object") };
     document.as_object_mut().expect("an object").extend(members);
     document["level"] = object!(crate::metrics::confidence::LEVEL);
@@ -146,12 +161,15 @@ fn scenarios(
             different.join(", ")
         ));
     }
-    let (of_both, of_a): (Vec<_>, Vec<_>) = a.notes.iter().partition(|note| b.notes.contains(note));
-    notes.extend(of_both.into_iter().cloned());
-    notes.extend(of_a.into_iter().map(|note| format!("A: {note}")));
-    let of_b = b.notes.iter().filter(|note| !a.notes.contains(note));
-    notes.extend(of_b.map(|note| format!("B: {note}")));
     Ok((a, b, notes))
+}
+
+/// What is to be said of both, then of one.
+fn of_sides(a: &[String], b: &[String]) -> Vec<String> {
+    let (of_both, of_a): (Vec<_>, Vec<_>) = a.iter().partition(|note| b.contains(note));
+    let of_b = b.iter().filter(|note| !a.contains(note)).map(|note| format!("B: {note}"));
+    let of_a = of_a.into_iter().map(|note| format!("A: {note}"));
+    of_both.into_iter().cloned().chain(of_a).chain(of_b).collect()
 }
 
 /// Keys of two objects whose values differ.

@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use super::listing::{Listing, plain_table, tidy};
 use super::style::{Style, count, number};
+use super::summary_table::grounds;
 use crate::compare::metric::Better;
 use crate::compare::paired::Estimate;
-use crate::compare::{Compared, Comparison, Pairs, Verdict};
+use crate::compare::{Compared, Comparison, Pairs, Side, Verdict};
 use crate::scenario::Scenario;
 use comfy_table::CellAlignment;
 
@@ -95,7 +96,9 @@ pub fn render(names: &Names, compared: &Comparison, style: Style) -> String {
     for line in &names.differences {
         text.push_str(&style.dim(&format!("   {line}\n")));
     }
-    text.push_str(&format!("\n{}\n{}\n\n", headline(compared, style), basis(compared)));
+    text.push_str(&format!("\n{}\n{}\n", headline(compared, style), basis(compared)));
+    text.push_str(&trust(compared));
+    text.push('\n');
     let judges: Vec<_> = of_all(compared).filter(|metric| metric.judged.is_some()).collect();
     text.push_str(&table("what judges", &judges, style));
     let shown =
@@ -118,6 +121,22 @@ pub fn render(names: &Names, compared: &Comparison, style: Style) -> String {
         text.push_str(&table("", &of_class, style));
     }
     text
+}
+
+/// What each side's figures rest on; once, where it is the same of both.
+fn trust(compared: &Comparison) -> String {
+    let founded = |side: &Side| {
+        let trust = side.summary.trust?;
+        let grounds = grounds(&side.summary).replace('\n', ", ");
+        Some(format!("{trust}: {grounds}"))
+    };
+    match compared.sides.each_ref().map(founded) {
+        [Some(a), Some(b)] if a == b => format!("trust  {a}\n"),
+        sides => {
+            let sides = ["A", "B"].into_iter().zip(sides);
+            sides.filter_map(|(name, of)| Some(format!("trust  {name}: {}\n", of?))).collect()
+        }
+    }
 }
 
 /// What is assumed, one note a line.
