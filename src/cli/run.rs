@@ -93,7 +93,9 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
     output::print(&match args.format {
         _ if printed.is_some() => printed.unwrap_or_default(),
         Format::Table => {
-            summary_table::render(&scenario.name, &summary, output::stdout_style()).into_bytes()
+            let profiles = profiles(&deployment);
+            let style = output::stdout_style();
+            summary_table::render(&scenario.name, &summary, &profiles, style).into_bytes()
         }
         Format::Json => json::run_object(&scenario, &summary, &provenance, Some(&figures)),
         Format::Csv => csv::summary(&scenario.name, &summary),
@@ -223,6 +225,42 @@ fn of_another_environment(named: &str, profiles: &Profiles) -> Option<String> {
     Some(format!(
         "no profile of the environment {named} is for this machine and engine: took {file}"
     ))
+}
+
+/// What priced the steps, in words; one line for each pool.
+fn profiles(deployment: &Deployment<'_>) -> String {
+    let line = |pool: &Pool| {
+        let Profiles { gpu, interconnect, deployment } = pool.profiles();
+        let gpu = found("gpus", &gpu.file, gpu.matched);
+        let host = found("deployments", &deployment.file, deployment.matched);
+        let links = interconnect.as_ref().map(|links| {
+            // Links may be those of a deployment.
+            let folder = match &links.file {
+                Some(file) if file.starts_with("deployments/") => "deployments",
+                _ => "interconnects",
+            };
+            found(folder, &links.file, links.matched)
+        });
+        let host_and_links = match links {
+            None => format!("host {host}"),
+            Some(links) if links == host => format!("host and links {host}"),
+            Some(links) => format!("host {host}, links {links}"),
+        };
+        let pool = pool.name().map_or(String::new(), |name| format!("{name}: "));
+        format!("{pool}GPU {gpu}, {host_and_links}")
+    };
+    deployment.pools().iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A profile by its name, and from where it stands in where it is not for this very machine.
+fn found(folder: &str, file: &Option<String>, matched: Match) -> String {
+    let Some(file) = file else { return "from its datasheet".to_owned() };
+    let embedded = file.strip_prefix(folder).and_then(|name| name.strip_prefix('/'));
+    let name = embedded.and_then(|name| name.strip_suffix(".toml")).unwrap_or(file);
+    match matched {
+        Match::Generic => format!("{name} (of other machines)"),
+        _ => name.to_owned(),
+    }
 }
 
 /// The profiles that price the steps, how near they are to what was asked for, and the least trusted

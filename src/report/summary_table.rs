@@ -9,9 +9,10 @@ use crate::cost::trust::Trust;
 use crate::metrics::{Stats, Summary};
 
 /// Everything that fits on one screen, most wanted first.
-pub fn render(name: &str, summary: &Summary, style: Style) -> String {
+/// `profiles` says what priced the steps.
+pub fn render(name: &str, summary: &Summary, profiles: &str, style: Style) -> String {
     let mut text = format!("{}\n\n", style.bold(name));
-    text.push_str(&figures(summary));
+    text.push_str(&figures(summary, profiles));
     text.push('\n');
     text.push_str(&latencies(summary));
     if !summary.prediction_intervals.is_empty() {
@@ -44,7 +45,7 @@ pub fn render(name: &str, summary: &Summary, style: Style) -> String {
 }
 
 /// The key figures, two columns.
-fn figures(summary: &Summary) -> String {
+fn figures(summary: &Summary, profiles: &str) -> String {
     let mut rows: Vec<(&str, String)> = Vec::new();
     let per_second = |key: &str, value: f64| with_interval(summary, key, value, 4);
     let mut throughput = format!(
@@ -114,6 +115,9 @@ fn figures(summary: &Summary) -> String {
     if let Some(trust) = summary.trust {
         rows.push(("trust", format!("{trust}: {}", grounds(summary))));
     }
+    if !profiles.is_empty() {
+        rows.push(("profiles", profiles.to_owned()));
+    }
     if let Some(seeds) = summary.seeds {
         rows.push(("seeds", format!("{seeds}; means with 95 % intervals")));
     }
@@ -126,7 +130,7 @@ fn figures(summary: &Summary) -> String {
 }
 
 /// Shares of the busy time by the grade of the numbers behind them, and what keeps the grade down.
-fn grounds(summary: &Summary) -> String {
+pub(super) fn grounds(summary: &Summary) -> String {
     let shares = Trust::ALL.iter().filter_map(|grade| {
         let share = *summary.trust_shares.get(grade.name())?;
         (share >= 0.0005).then(|| format!("{} {grade}", percent(share)))
@@ -264,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_wanted_figures_stand_out() {
-        let text = render("7B on g5.2xlarge", &summary(), Style::PLAIN);
+        let text = render("7B on g5.2xlarge", &summary(), "GPU a10g", Style::PLAIN);
         for part in [
             "7B on g5.2xlarge",
             "161.3 output tokens/s",
@@ -272,6 +276,7 @@ mod tests {
             "388 completed",
             "43.4 % of 8,436",
             "busy 75.0 % of the time: linear 66.7 %, host 33.3 %",
+            "profiles              GPU a10g",
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
@@ -288,7 +293,7 @@ mod tests {
             ttft_ms: Some(2000.0),
             ..SloResult::default()
         });
-        let text = render("a", &summary, Style::PLAIN);
+        let text = render("a", &summary, "", Style::PLAIN);
         assert!(text.contains("objective (p99 TTFT <= 2,000 ms) missed: 50.00 %"), "{text}");
     }
 
@@ -298,7 +303,7 @@ mod tests {
         summary.seeds = Some(32);
         let interval = Interval { mean: 161.304, low: 160.0, high: 162.6, half_width: 1.3 };
         summary.intervals.insert("output_throughput".into(), interval);
-        let text = render("a", &summary, Style::PLAIN);
+        let text = render("a", &summary, "", Style::PLAIN);
         assert!(text.contains("161.3 ± 1.3 output tokens/s"), "{text}");
         assert!(text.contains("32; means with 95 % intervals"), "{text}");
     }
