@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::metrics::{Convention, Slo, Stats};
 use crate::named::named_enum;
 
-pub use compare::{Comparison, Row, compare};
+pub use compare::{Comparison, Row, compare, over_seeds};
 pub use log::Log;
 pub use read::{Measured, read};
 

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::metrics::Interval;
+
 use super::guidellm::metrics::{weighted_itl, weighted_tpot};
 use super::read::{Figure, Measured, Told};
 use super::statistics::{Sorted, Weighted};
@@ -17,6 +19,8 @@ pub struct Row {
     pub predicted: Option<f64>,
     /// Predicted over measured, less 1; null where there is nothing to divide by.
     pub error: Option<f64>,
+    /// Standard deviation of the error over seeds; null of one seed.
+    pub spread: Option<f64>,
     /// The key of the figure in the file, or that it was computed from the file's requests.
     pub place: String,
 }
@@ -25,6 +29,8 @@ pub struct Row {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     pub format: ResultFormat,
+    /// Runs whose means are the predictions.
+    pub seeds: usize,
     pub rows: Vec<Row>,
     /// Where the file tells of another load than the scenario's.
     pub warnings: Vec<String>,
@@ -70,7 +76,7 @@ pub fn compare(measured: &Measured, run: &Run) -> Comparison {
         let error =
             predicted.filter(|_| measured != 0.0).map(|predicted| predicted / measured - 1.0);
         let (metric, unit) = (name.to_owned(), unit(name));
-        rows.push(Row { metric, unit, measured, predicted, error, place });
+        rows.push(Row { metric, unit, measured, predicted, error, spread: None, place });
     };
     for Figure { name, place, value } in in_order(&measured.figures) {
         push(name, *value, place.clone());
@@ -85,7 +91,36 @@ pub fn compare(measured: &Measured, run: &Run) -> Comparison {
             }
         }
     }
-    Comparison { format, rows, warnings: warnings(&measured.told, run) }
+    Comparison { format, seeds: 1, rows, warnings: warnings(&measured.told, run) }
+}
+
+/// One comparison of several runs with the same measurement: predictions are means, as far as a run
+/// has the figure. `None` without a run.
+pub fn over_seeds(runs: Vec<Comparison>) -> Option<Comparison> {
+    let mut all = runs.first()?.clone();
+    if runs.len() == 1 {
+        return Some(all);
+    }
+    all.seeds = runs.len();
+    for (place, row) in all.rows.iter_mut().enumerate() {
+        // The rows are those of the measurement.
+        let of_runs: Vec<f64> = runs.iter().filter_map(|run| run.rows[place].predicted).collect();
+        if of_runs.is_empty() {
+            continue;
+        }
+        let mean = of_runs.iter().sum::<f64>() / of_runs.len() as f64;
+        row.predicted = Some(mean);
+        let divisible = row.measured != 0.0;
+        row.error = divisible.then(|| mean / row.measured - 1.0);
+        row.spread = Interval::standard_deviation(&of_runs)
+            .filter(|_| divisible)
+            .map(|deviation| deviation / row.measured.abs());
+    }
+    for run in runs {
+        let new = run.warnings.into_iter().filter(|warning| !all.warnings.contains(warning));
+        all.warnings.extend(new.collect::<Vec<_>>());
+    }
+    Some(all)
 }
 
 /// Latencies after all else, each with its statistics together.

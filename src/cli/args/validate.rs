@@ -13,10 +13,12 @@ use crate::compare::metric::parse_tolerance;
   servesim validate redhat --format json
   servesim validate --against result.json scenario.toml
   servesim validate --against benchmarks.json --benchmark 2 scenario.toml --tolerance 10%
+  servesim validate --against result.json scenario.toml --seeds 16
 
 With --against the file is a result of vllm bench serve, guidellm, llm-load-test, aiperf or
-genai-perf, told by its content; the scenario is simulated once, and both sides' figures follow that
-tool's definitions.")]
+genai-perf, told by its content; both sides' figures follow that tool's definitions. The scenario is
+simulated once, or with each of --seeds N: then predictions are means, and the spread between seeds
+stands beside the error.")]
 pub struct ValidateArgs {
     /// The suite, all of them without one; with --against, the scenario that the load test ran
     #[arg(value_name = "SUITE|SCENARIO")]

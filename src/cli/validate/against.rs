@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde_json::{Value, json as object};
 
 use super::super::args::{Format, ScenarioArgs, ValidateArgs};
 use super::super::{Failure, Outcome, input, output, run};
 use super::percent;
+use crate::cost::calibrated::merge;
 use crate::deploy::Simulated;
 use crate::load_test::read::{ReadError, TOLD_BY};
 use crate::load_test::{self, Comparison, Log, Row};
@@ -34,14 +36,25 @@ pub fn run(
     let Some(deployment) = run::deploy(&scenario, args.format)? else {
         return Ok(Outcome::Negative);
     };
-    let seed = scenario.workload.seed;
-    let Simulated { observer: log, priced, .. } =
-        deployment.simulate_noting(seed, Log::new(deployment.measure()), false);
-    let notes = run::notes(&scenario, &deployment, &priced.extrapolations());
+    let first = scenario.workload.seed;
+    let one_run = |i: u64| {
+        let seed = first.wrapping_add(i);
+        let log = Log::new(deployment.measure());
+        let Simulated { observer: log, priced, .. } = deployment.simulate_noting(seed, log, false);
+        let compared = load_test::compare(&measured, &log.run(&scenario, seed));
+        (compared, priced.extrapolations())
+    };
+    let seeds = u64::from(scenario.measure.seeds);
+    // Collected in order of the seeds, so that the figures do not depend on the threads.
+    let runs: Vec<_> = (0..seeds).into_par_iter().map(one_run).collect();
     if let Some(failure) = scenario.workload.trace_failure() {
         return Err(Failure::Environment(format!("error: {failure}")));
     }
-    let comparison = load_test::compare(&measured, &log.run(&scenario, seed));
+    let mut extrapolations = Vec::new();
+    runs.iter().for_each(|(_, of_run)| merge(&mut extrapolations, of_run));
+    let notes = run::notes(&scenario, &deployment, &extrapolations);
+    let comparisons = runs.into_iter().map(|(comparison, _)| comparison).collect();
+    let comparison = load_test::over_seeds(comparisons).expect("there is at least one seed");
     let beyond: Vec<_> = args
         .tolerance
         .into_iter()
@@ -63,6 +76,7 @@ pub fn run(
             "scenario": scenario.name,
             "against": file,
             "format": comparison.format,
+            "seeds": comparison.seeds,
             "rows": comparison.rows,
             "warnings": comparison.warnings,
             "notes": notes,
@@ -119,8 +133,14 @@ fn render(
     beyond: &[String],
     style: Style,
 ) -> String {
-    let mut text =
-        format!("{}, by the definitions of {}\n\n", style.bold(title), comparison.format);
+    let mut text = format!("{}, by the definitions of {}\n", style.bold(title), comparison.format);
+    if comparison.seeds > 1 {
+        text.push_str(&format!(
+            "means of {} seeds; errors with one standard deviation between seeds\n",
+            comparison.seeds
+        ));
+    }
+    text.push('\n');
     text.push_str(&for_people(comparison).to_table());
     for warning in &comparison.warnings {
         text.push_str(&format!("warning: {warning}\n"));
@@ -137,25 +157,27 @@ fn render(
 }
 
 /// A row for each metric, its figures as `shown`.
-fn listing(comparison: &Comparison, shown: impl Fn(&Row) -> [Value; 3]) -> Listing {
-    let mut listing = Listing::new(&[
+fn listing(comparison: &Comparison, shown: impl Fn(&Row) -> [Value; 4]) -> Listing {
+    let several = comparison.seeds > 1;
+    let columns = [
         ("metric", "metric"),
         ("unit", "unit"),
         ("measured", "measured"),
         ("predicted", "predicted"),
         ("error", "error"),
+        ("spread", "+-"),
         ("place", "in the file"),
-    ]);
+    ];
+    let columns: Vec<_> =
+        columns.into_iter().filter(|(name, _)| several || *name != "spread").collect();
+    let mut listing = Listing::new(&columns);
     for row in &comparison.rows {
-        let [measured, predicted, error] = shown(row);
-        listing.push(vec![
-            row.metric.clone().into(),
-            row.unit.into(),
-            measured,
-            predicted,
-            error,
-            row.place.clone().into(),
-        ]);
+        let [measured, predicted, error, spread] = shown(row);
+        let mut cells =
+            vec![row.metric.clone().into(), row.unit.into(), measured, predicted, error];
+        cells.extend(several.then_some(spread));
+        cells.push(row.place.clone().into());
+        listing.push(cells);
     }
     listing
 }
@@ -164,10 +186,13 @@ fn for_people(comparison: &Comparison) -> Listing {
     let rounded = |value: f64| Value::from((value * 1000.0).round() / 1000.0);
     listing(comparison, |row| {
         let predicted = row.predicted.map_or(Value::Null, rounded);
-        [rounded(row.measured), predicted, row.error.map(percent).into()]
+        let spread = row.spread.map(|spread| format!("{:.1} %", spread * 100.0));
+        [rounded(row.measured), predicted, row.error.map(percent).into(), spread.into()]
     })
 }
 
 fn rows(comparison: &Comparison) -> Listing {
-    listing(comparison, |row| [row.measured.into(), row.predicted.into(), row.error.into()])
+    listing(comparison, |row| {
+        [row.measured.into(), row.predicted.into(), row.error.into(), row.spread.into()]
+    })
 }
