@@ -7,11 +7,17 @@ use super::columns;
 use crate::scenario::schema::Schema;
 use crate::scenario::shared_settings;
 
-/// `scenario` is the schema of the scenario's file.
+/// Where the parts that are named several times stand.
+const SCENARIO: &str = "#/$defs/scenario";
+const AXES: &str = "#/$defs/axes";
+const RANGE: &str = "#/$defs/range";
+
+/// `scenario` is the schema of the scenario's file. It stands in the document once, and an axis refers
+/// to the key whose values it lists.
 pub fn json_schema(scenario: Schema) -> Value {
-    let mut axes = axes_of(scenario);
+    let mut axes = axes_of(scenario, SCENARIO);
     let shared: Map<String, Value> = shared_settings()
-        .filter_map(|(key, like)| Some((key, axis_of(scenario.at(&like)?))))
+        .filter_map(|(key, like)| Some((key, axis_of(scenario.at(&like)?, &place_of(&like)))))
         .collect();
     if let Some(properties) = axes["properties"].as_object_mut() {
         properties.extend(shared);
@@ -25,14 +31,8 @@ pub fn json_schema(scenario: Schema) -> Value {
     if let Some(base) = base.as_object_mut() {
         base.shift_remove("$schema");
         base.shift_remove("title");
-        base.insert("description".into(), "Changes to the base; keys as in a scenario.".into());
     }
-    let mut zipped = axes.clone();
-    axes["description"] = "Keys that are crossed; the last in the file moves fastest.".into();
-    zipped["description"] = "Keys that move together: lists of one length.".into();
-    for schema in [&mut base, &mut axes, &mut zipped] {
-        move_references(schema);
-    }
+    move_references(&mut base);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "servesim sweep",
@@ -49,9 +49,22 @@ pub fn json_schema(scenario: Schema) -> Value {
                 "description": "The scenario to start from: a file, relative to this one, or a name \
                                 of `servesim list scenarios`.",
             },
-            "scenario": base,
-            "axes": axes,
-            "zip": { "type": "array", "items": zipped, "description": "Groups of zipped keys." },
+            "scenario": {
+                "$ref": SCENARIO,
+                "description": "Changes to the base; keys as in a scenario.",
+            },
+            "axes": {
+                "$ref": AXES,
+                "description": "Keys that are crossed; the last in the file moves fastest.",
+            },
+            "zip": {
+                "type": "array",
+                "items": {
+                    "$ref": AXES,
+                    "description": "Keys that move together: lists of one length.",
+                },
+                "description": "Groups of zipped keys.",
+            },
             "where": {
                 "description": "Conditions that a point must meet, as in \
                                 \"engine.tensor-parallel-size <= gpus\".",
@@ -90,15 +103,31 @@ pub fn json_schema(scenario: Schema) -> Value {
                 },
             },
         },
+        "$defs": {
+            "scenario": base,
+            "axes": axes,
+            "range": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["from", "to"],
+                "properties": {
+                    "from": { "type": "number" },
+                    "to": { "type": "number" },
+                    "step": { "type": "number", "description": "Difference of neighbours." },
+                    "steps": { "type": "integer", "minimum": 1, "description": "Number of values." },
+                    "scale": { "enum": ["linear", "log"] },
+                },
+            },
+        },
     })
 }
 
-/// What refers to a key of the scenario finds it in the base.
+/// What refers to a key of the scenario finds it where that stands here.
 fn move_references(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             if let Some(Value::String(place)) = map.get_mut("$ref") {
-                *place = place.replacen("#/", "#/properties/scenario/", 1);
+                *place = place.replacen('#', SCENARIO, 1);
             }
             map.values_mut().for_each(move_references);
         }
@@ -107,15 +136,21 @@ fn move_references(schema: &mut Value) {
     }
 }
 
-fn axes_of(schema: Schema) -> Value {
+/// Where a key of the scenario stands, by its dotted path.
+fn place_of(path: &str) -> String {
+    path.split('.').fold(SCENARIO.to_owned(), |place, key| format!("{place}/properties/{key}"))
+}
+
+/// Of a table that stands at `place`.
+fn axes_of(schema: Schema, place: &str) -> Value {
     let properties: Map<String, Value> = schema
         .properties()
         .map(|(key, schema)| {
+            let place = format!("{place}/properties/{key}");
             let axis = if schema.is_table() {
-                let values = json!({ "type": "array", "items": schema.to_json(), "minItems": 1 });
-                json!({ "anyOf": [axes_of(schema), values] })
+                json!({ "anyOf": [axes_of(schema, &place), list_of(&place)] })
             } else {
-                axis_of(schema)
+                axis_of(schema, &place)
             };
             (key.to_owned(), axis)
         })
@@ -123,22 +158,59 @@ fn axes_of(schema: Schema) -> Value {
     json!({ "type": "object", "additionalProperties": false, "properties": properties })
 }
 
-fn axis_of(schema: Schema) -> Value {
-    let mut forms = vec![json!({ "type": "array", "items": schema.to_json(), "minItems": 1 })];
+fn axis_of(schema: Schema, place: &str) -> Value {
+    let mut forms = vec![list_of(place)];
     let number = |schema: Schema| matches!(schema.kind(), Some("integer" | "number"));
     if number(schema) || schema.forms().any(number) {
-        forms.push(json!({
-            "type": "object",
-            "additionalProperties": false,
-            "required": ["from", "to"],
-            "properties": {
-                "from": { "type": "number" },
-                "to": { "type": "number" },
-                "step": { "type": "number", "description": "Difference of neighbours." },
-                "steps": { "type": "integer", "minimum": 1, "description": "Number of values." },
-                "scale": { "enum": ["linear", "log"] },
-            },
-        }));
+        forms.push(json!({ "$ref": RANGE }));
     }
     json!({ "description": schema.description(), "anyOf": forms })
+}
+
+/// Values of the key that stands at `place`.
+fn list_of(place: &str) -> Value {
+    json!({ "type": "array", "items": { "$ref": place }, "minItems": 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references<'a>(schema: &'a Value, into: &mut Vec<&'a str>) {
+        match schema {
+            Value::Object(map) => {
+                into.extend(map.get("$ref").and_then(Value::as_str));
+                map.values().for_each(|value| references(value, into));
+            }
+            Value::Array(items) => items.iter().for_each(|value| references(value, into)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn what_is_referred_to_is_there_and_nothing_stands_there_twice() {
+        let schema = json_schema(Schema::scenario());
+        let mut places = Vec::new();
+        references(&schema, &mut places);
+        assert!(places.len() > 200, "{}", places.len());
+        for place in places {
+            let pointer = place.strip_prefix('#').expect("a place in this document");
+            assert!(schema.pointer(pointer).is_some_and(Value::is_object), "{place}");
+        }
+        let (whole, scenario) =
+            (schema.to_string().len(), Schema::scenario().to_json().to_string().len());
+        assert!(whole < 3 * scenario, "{whole} bytes, the scenario's {scenario}");
+    }
+
+    #[test]
+    fn an_axis_lists_values_of_its_key_or_gives_a_range() {
+        let schema = json_schema(Schema::scenario());
+        let clients = "/$defs/axes/properties/workload/anyOf/0/properties/closed-loop/anyOf/0\
+                       /properties/clients/anyOf";
+        let forms = schema.pointer(clients).expect("the axis");
+        let key = forms[0]["items"]["$ref"].as_str().expect("a reference");
+        let key = schema.pointer(&key[1..]).expect("the key");
+        assert_eq!(key["type"], "integer");
+        assert_eq!(forms[1]["$ref"], RANGE);
+    }
 }
