@@ -7,6 +7,7 @@
 
 mod aiperf;
 pub mod compare;
+mod gaps;
 mod guidellm;
 mod llm_load_test;
 mod log;
@@ -96,7 +97,7 @@ pub struct Request {
     /// Whether it ended before the configured end of the test.
     pub in_time: bool,
     pub status: Status,
-    /// Between its tokens, in seconds, where a file has them.
+    /// Between its tokens, in seconds, where a file has them or they were asked for.
     pub gaps: Vec<f64>,
 }
 
@@ -145,6 +146,8 @@ pub struct Run {
     pub slo: Option<Slo>,
     /// In the order in which they were sent.
     pub requests: Vec<Request>,
+    /// Whether each request has its gaps.
+    pub each_gap: bool,
     /// Gaps between tokens, of all requests, in milliseconds.
     pub gaps: Stats,
     /// Tokens of all requests up to the configured end, those of unanswered ones included.

@@ -17,7 +17,7 @@ use crate::cost::profile::lookup::{Match, Profiles};
 use crate::deploy::{DeployError, Deployment, Pool, Simulated};
 use crate::engine::RunTotals;
 use crate::engine::invariants::Invariants;
-use crate::load_test::{self, Log};
+use crate::load_test::{self, Log, ResultFormat};
 use crate::metrics::{Band, Interval, Recorder, Summary};
 use crate::report::plot_data::{TIMELINE_HEADER, timeline_rows};
 use crate::report::requests::REQUESTS_HEADER;
@@ -50,6 +50,14 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
             "a load tester's result is of one run, and the scenario asks for {} seeds\n\
              help: leave out --result-format, or add --seeds 1",
             scenario.measure.seeds
+        )));
+    }
+    if let Some(format) = args.result_format.filter(|_| args.save_detailed)
+        && format != ResultFormat::Vllm
+    {
+        return Err(Failure::bad_input(format!(
+            "--save-detailed is a flag of vllm, and the result is asked for as {format}\n\
+             help: leave it out, or use --result-format vllm",
         )));
     }
     let Some(deployment) = deploy(&scenario, args.format)? else {
@@ -451,7 +459,10 @@ fn one_seed(
                 args.check.then(Invariants::default),
                 (
                     watch.and_then(|watch| Progress::new(goal, watch.started())),
-                    args.result_format.map(|_| Log::new(deployment.measure())),
+                    args.result_format.map(|_| {
+                        let log = Log::new(deployment.measure());
+                        if args.save_detailed { log.with_each_gap() } else { log }
+                    }),
                 ),
             ),
         ),

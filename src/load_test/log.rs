@@ -8,6 +8,7 @@ use crate::scenario::{ArrivalSpec, Scenario};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::ArrivalProcess;
 
+use super::gaps::Gaps;
 use super::{Load, Request, Run, Status};
 
 const SECOND: u64 = 1_000_000_000;
@@ -22,6 +23,8 @@ pub struct Log {
     seconds: Vec<u64>,
     first_arrival: Option<SimTime>,
     tokens_in_time: u64,
+    /// If they are wanted by request.
+    each_gap: Option<Gaps>,
     measure: Measure,
 }
 
@@ -34,8 +37,15 @@ impl Log {
             seconds: Vec::new(),
             first_arrival: None,
             tokens_in_time: 0,
+            each_gap: None,
             measure,
         }
+    }
+
+    /// The same, keeping the gaps between the tokens of each request too.
+    #[must_use]
+    pub fn with_each_gap(self) -> Self {
+        Self { each_gap: Some(Gaps::default()), ..self }
     }
 
     /// What a load tester of this scenario has seen.
@@ -67,7 +77,13 @@ impl Log {
             duration: workload.duration.map(SimDuration::as_secs_f64),
             warm_up: self.measure.warm_up.as_secs_f64(),
             slo: self.measure.slo,
-            requests: kept.map(|record| seen(record, self.measure.deadline)).collect(),
+            requests: kept
+                .map(|record| {
+                    let gaps = self.each_gap.as_ref().map(|gaps| gaps.of(record.uid));
+                    seen(record, gaps.unwrap_or_default(), self.measure.deadline)
+                })
+                .collect(),
+            each_gap: self.each_gap.is_some(),
             gaps: self.recorder.summary().itl_ms,
             tokens_in_time: self.tokens_in_time,
             busiest_second: self.seconds.iter().copied().max().unwrap_or(0),
@@ -75,7 +91,7 @@ impl Log {
     }
 }
 
-fn seen(record: &RequestRecord, deadline: Option<SimTime>) -> Request {
+fn seen(record: &RequestRecord, gaps: &[SimDuration], deadline: Option<SimTime>) -> Request {
     // Divided and not multiplied: so 1.1 s is written as 1.1.
     let seconds = |at: SimTime| at.as_nanos() as f64 / 1e9;
     let status = match record.outcome {
@@ -97,7 +113,7 @@ fn seen(record: &RequestRecord, deadline: Option<SimTime>) -> Request {
         cached_tokens: record.cached_tokens.into(),
         in_time: !cut_off && deadline.is_none_or(|deadline| record.ended <= deadline),
         status,
-        gaps: Vec::new(),
+        gaps: gaps.iter().map(|gap| gap.as_nanos() as f64 / 1e9).collect(),
     }
 }
 
@@ -107,10 +123,16 @@ impl Observer for Log {
             let arrivals = step.requests.iter().map(|(_, request)| request.arrival);
             self.first_arrival = arrivals.min();
         }
+        if let Some(gaps) = &mut self.each_gap {
+            gaps.on_scheduled(step);
+        }
     }
 
     fn on_completed(&mut self, step: &CompletedStep<'_>) {
         self.recorder.on_completed(step);
+        if let Some(gaps) = &mut self.each_gap {
+            gaps.on_completed(step);
+        }
         let second = step.end.since(self.first_arrival.unwrap_or_default()).as_nanos() / SECOND;
         let second = usize::try_from(second).expect("a run of fewer seconds than addresses");
         if self.seconds.len() <= second {
@@ -133,6 +155,15 @@ impl Observer for Log {
 
     fn on_request(&mut self, record: &RequestRecord) {
         self.records.push(*record);
+        if let Some(gaps) = &mut self.each_gap {
+            gaps.on_request(record);
+        }
+    }
+
+    fn on_lost_attempt(&mut self, record: &RequestRecord) {
+        if let Some(gaps) = &mut self.each_gap {
+            gaps.on_lost_attempt(record);
+        }
     }
 
     /// Which second a token falls into is known of single steps only.

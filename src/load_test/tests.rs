@@ -6,8 +6,10 @@ use super::guidellm::metrics::{Classes, document as guidellm_metrics};
 use super::read::ReadError;
 use super::*;
 use crate::deploy::Deployment;
+use crate::engine::observer::{Observer, RequestRecord};
 use crate::metrics::{Convention, Recorder, Summary};
-use crate::scenario::{Scenario, Source, load};
+use crate::scenario::{Override, Scenario, Source, load};
+use crate::time::SimDuration;
 
 /// The sample of guidellm 0.8.1, of a run against a mock server; `None` where it is not to be had.
 fn guidellm_sample() -> Option<Value> {
@@ -267,4 +269,102 @@ fn another_load_than_the_scenarios_is_pointed_out() {
     let warnings = compare(&measured, &closed).warnings.join("; ");
     assert!(warnings.contains("the test sent at a rate, the scenario has 5 clients"), "{warnings}");
     assert!(warnings.contains("100 prompt tokens per request"), "{warnings}");
+}
+
+const SMALL_CACHE: &[&str] =
+    &["engine.vllm.num-gpu-blocks-override=60", "engine.vllm.max-model-len=500"];
+
+/// Preemptions, stalls and machines that fail: what moves a request's tokens apart.
+const HARD: &[(&str, &[&str])] = &[
+    ("vllm-0.32", SMALL_CACHE),
+    ("vllm-0.32", &[SMALL_CACHE[0], SMALL_CACHE[1], "engine.vllm.async-scheduling=false"]),
+    ("vllm-0.4.2", SMALL_CACHE),
+    ("vllm-0.13", &["engine.vllm.max-num-batched-tokens=64"]),
+    ("tgi-v3", &["engine.tgi.max-batch-prefill-tokens=500"]),
+    ("tgis-2023", &[]),
+    (
+        "vllm-0.13",
+        &[
+            "fleet.machines=2",
+            "fleet.failures.mtbf=3s",
+            "fleet.failures.mttr=1s",
+            "fleet.lost-requests=retry",
+        ],
+    ),
+];
+
+#[test]
+fn the_gaps_of_each_request_are_those_that_the_engine_told_all_together() {
+    let (mut gaps_of_all, mut preempted, mut lost_attempts) = (0, 0, 0);
+    for (engine, settings) in HARD {
+        let text = CLOSED.replace("vllm-0.32", engine).replace("warm-up = \"1s\"", "");
+        let overrides: Vec<Override> = settings.iter().map(|set| Override::set(set)).collect();
+        let source = Source::file("test.toml", text);
+        let scenario = load(&source, &overrides, &crate::scenario::DiskFiles)
+            .unwrap_or_else(|error| panic!("{}", error.render(false)));
+        let deployment = Deployment::new(&scenario).unwrap();
+        let observer = (GapsTold::default(), Log::new(deployment.measure()).with_each_gap());
+        let (_, (told, log)) = deployment.simulate(1, observer, false);
+        let run = log.run(&scenario, 1);
+        let mut all = Vec::new();
+        for request in &run.requests {
+            let tokens = usize::try_from(request.output_tokens).unwrap();
+            assert_eq!(request.gaps.len(), tokens.saturating_sub(1), "{engine} {settings:?}");
+            if request.is_answered() && tokens > 0 {
+                let first = request.first_token.unwrap();
+                let sum: f64 = request.gaps.iter().sum();
+                assert!((first + sum - request.end).abs() < 1e-6, "{engine} {}", request.id);
+            }
+            all.extend(request.gaps.iter().map(|gap| (gap * 1e9).round() as u64));
+        }
+        all.sort_unstable();
+        let GapsTold { mut gaps, lost, preemptions } = told;
+        (preempted, lost_attempts) = (preempted + preemptions, lost_attempts + lost);
+        gaps.sort_unstable();
+        // The gaps of attempts that were lost were told too.
+        if lost == 0 {
+            assert_eq!(all, gaps, "{engine} {settings:?}");
+        }
+        gaps_of_all += all.len();
+    }
+    assert!(gaps_of_all > 1000, "{gaps_of_all}");
+    assert!(preempted > 10 && lost_attempts > 0, "{preempted} {lost_attempts}");
+}
+
+#[derive(Debug, Default)]
+struct GapsTold {
+    gaps: Vec<u64>,
+    lost: u32,
+    preemptions: u32,
+}
+
+impl Observer for GapsTold {
+    fn on_token_gap(&mut self, gap: SimDuration, sequences: u32) {
+        self.gaps.extend(std::iter::repeat_n(gap.as_nanos(), sequences as usize));
+    }
+
+    fn on_request(&mut self, record: &RequestRecord) {
+        self.preemptions += record.preemptions;
+    }
+
+    fn on_lost_attempt(&mut self, _: &RequestRecord) {
+        self.lost += 1;
+    }
+}
+
+#[test]
+fn details_are_read_back_as_they_were_written() {
+    let scenario = scenario(OPEN, Convention::Vllm);
+    let deployment = Deployment::new(&scenario).unwrap();
+    let log = Log::new(deployment.measure()).with_each_gap();
+    let run = deployment.simulate(1, log, false).1.run(&scenario, 1);
+    let document = ResultFormat::Vllm.document(&run);
+    assert_eq!(document["generated_texts"].as_array().map(Vec::len), Some(40));
+    let read = super::read(&serde_json::to_vec(&document).unwrap(), None).unwrap();
+    for (written, read) in run.requests.iter().zip(&read.requests) {
+        assert_eq!(written.gaps.len(), 19);
+        assert_eq!(written.gaps, read.gaps);
+    }
+    // Without being asked for they stay out: they are as long as all answers.
+    assert!(ResultFormat::Vllm.document(&simulate(&scenario).1).get("itls").is_none());
 }

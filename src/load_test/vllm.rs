@@ -1,9 +1,10 @@
 //! vLLM `bench serve --save-result` (vLLM 0.32.0 `benchmarks/serve.py`, `calculate_metrics` and
-//! `benchmark`), with the lists of `--save-detailed` as far as they are known.
+//! `benchmark`), with the lists of `--save-detailed`: those with one number for each request always,
+//! `itls` (as long as all answers together) and `generated_texts` (there is no text: all are empty)
+//! where they are asked for.
 //!
-//! `date` is the start of the test's own clock. Left out: `generated_texts` (there is no text) and
-//! `itls` (gaps are recorded once for all sequences of a step). Requests that the end of the test
-//! cut off do not appear: `bench serve` waits for every answer.
+//! `date` is the start of the test's own clock. Requests that the end of the test cut off do not
+//! appear: `bench serve` waits for every answer.
 
 use serde_json::{Map, Value, json};
 
@@ -76,6 +77,10 @@ pub fn document(run: &Run) -> Value {
         "rtfx": 0.0,
     });
     let members = document.as_object_mut().expect("an object was made");
+    if run.each_gap {
+        members.insert("itls".into(), list(&|r| json!(r.gaps)));
+        members.insert("generated_texts".into(), list(&|_| "".into()));
+    }
     let each = |of: &dyn Fn(&Request) -> Option<f64>| {
         Sorted::of(answered.iter().filter_map(|request| of(request)).map(|seconds| seconds * 1e3))
     };

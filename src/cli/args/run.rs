@@ -36,6 +36,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "TOOL", value_parser = result_format())]
     pub result_format: Option<ResultFormat>,
 
+    /// With --result-format vllm: also the gaps between the tokens of each request (itls) and
+    /// generated_texts, as `vllm bench serve --save-detailed` writes them
+    #[arg(long, requires = "result_format")]
+    pub save_detailed: bool,
+
     /// Take every step on its own instead of jumping over equal ones; the results are the same
     #[arg(long)]
     pub step_by_step: bool,
