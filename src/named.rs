@@ -44,10 +44,11 @@ pub fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<
         .map(|(_, name)| name)
 }
 
-/// Declares an enum with one name per value, readable and writable everywhere by that name.
+/// Declares an enum with one name per value, readable and writable everywhere by that name. A value
+/// may be read by other names besides, which stand behind it.
 macro_rules! named_enum {
     ($(#[$meta:meta])* pub enum $Type:ident as $what:literal {
-        $($(#[$variant_meta:meta])* $Variant:ident = $name:literal),+ $(,)?
+        $($(#[$variant_meta:meta])* $Variant:ident = $name:literal $(| $alias:literal)*),+ $(,)?
     }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,9 +75,14 @@ macro_rules! named_enum {
         impl std::str::FromStr for $Type {
             type Err = $crate::named::UnknownName;
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Self::ALL.iter().copied().find(|value| value.name() == text).ok_or_else(|| {
-                    $crate::named::UnknownName::new($what, text, Self::names().collect())
-                })
+                match text {
+                    $($name $(| $alias)* => Ok(Self::$Variant),)+
+                    _ => Err($crate::named::UnknownName::new(
+                        $what,
+                        text,
+                        Self::names().collect(),
+                    )),
+                }
             }
         }
 
@@ -98,7 +104,7 @@ macro_rules! named_enum {
                 stringify!($Type).into()
             }
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "enum": [$($name),+] })
+                schemars::json_schema!({ "type": "string", "enum": [$($name $(, $alias)*),+] })
             }
         }
     };

@@ -139,11 +139,12 @@ impl std::fmt::Display for WeightPrecision {
 }
 
 named_enum! {
-    /// The `kv-cache-dtype` key; `auto` is the activations' dtype.
+    /// The `kv-cache-dtype` key; `auto` is the activations' dtype. vLLM's `fp8` is e4m3 on NVIDIA
+    /// GPUs, and TGI names that type `fp8_e4m3fn`.
     pub enum KvCacheDtype as "KV-cache dtype" {
         Auto = "auto",
         Fp8E5m2 = "fp8_e5m2",
-        Fp8E4m3 = "fp8_e4m3",
+        Fp8E4m3 = "fp8_e4m3" | "fp8" | "fp8_e4m3fn",
         Int8 = "int8",
     }
 }
@@ -189,6 +190,8 @@ mod tests {
     fn names_are_those_of_the_scenario_file() {
         assert_eq!("bitsandbytes-nf4".parse(), Ok(WeightFormat::BitsandbytesNf4));
         assert_eq!("fp8_e5m2".parse(), Ok(KvCacheDtype::Fp8E5m2));
+        assert_eq!("fp8".parse(), Ok(KvCacheDtype::Fp8E4m3));
+        assert_eq!(KvCacheDtype::Fp8E4m3.to_string(), "fp8_e4m3");
         let error = "awk".parse::<WeightFormat>().unwrap_err().to_string();
         assert!(error.contains("did you mean \"awq\"") && error.contains("eetq"), "{error}");
     }

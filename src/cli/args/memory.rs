@@ -18,6 +18,14 @@ pub struct MemoryArgs {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 
+    /// As of `run`, and without effect: a plan is made of no steps
+    #[arg(long)]
+    pub step_by_step: bool,
+
+    /// As of `run`, and without effect: a plan is made of no steps
+    #[arg(long)]
+    pub check: bool,
+
     /// How the plan is printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
