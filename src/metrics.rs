@@ -9,6 +9,7 @@
 //! order replicas report, nor whether the engine shows a stretch of steps one by one or at once:
 //! the summary has the same bytes.
 
+pub mod blame;
 pub mod confidence;
 pub mod convention;
 pub mod distribution;
@@ -24,6 +25,7 @@ pub mod tenants;
 pub mod timeline;
 pub mod trust;
 
+pub use blame::Blame;
 pub use confidence::{Band, Interval};
 pub use convention::Convention;
 pub use distribution::{Distribution, EXACT_LIMIT};

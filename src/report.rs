@@ -5,6 +5,7 @@
 //! [`json::run_object`].
 
 pub mod accuracy_table;
+pub mod blame;
 pub mod capacity_table;
 pub mod chrome_trace;
 pub mod compare_table;
@@ -30,6 +31,7 @@ pub mod sweep_table;
 pub mod tenant_table;
 pub mod workload_table;
 
+pub use blame::BlameCsv;
 pub use json::SimulatorFigures;
 pub use listing::Listing;
 pub use requests::RequestsCsv;

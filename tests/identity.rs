@@ -7,13 +7,15 @@ use std::path::Path;
 use std::process::Command;
 
 use rayon::prelude::*;
+use serde_json::Value;
 
 use servesim::deploy::{DeployError, Deployment};
 use servesim::engine_name::EngineName;
 use servesim::metrics::Recorder;
-use servesim::report::RequestsCsv;
 use servesim::report::plot_data::timeline_rows;
+use servesim::report::{BlameCsv, RequestsCsv};
 use servesim::scenario::{self, DiskFiles, Override, Scenario, Source};
+use servesim::time::SimTime;
 
 /// Long enough for queues to form and for hundreds of requests to end.
 const SECONDS: &str = "60s";
@@ -34,19 +36,41 @@ fn shortened(source: &Source, more: &[&str]) -> Scenario {
         .unwrap_or_else(|error| panic!("{}", error.render(false)))
 }
 
-/// Everything that a run writes: its summary, its requests, its timeline.
-fn written(deployment: &Deployment<'_>, step_by_step: bool) -> (String, Vec<u8>, Vec<u8>, u64) {
-    let observer =
-        (Recorder::new(deployment.measure()), RequestsCsv::new(1, Vec::new(), Vec::new()));
+/// Everything that a run writes.
+struct Written {
+    summary: String,
+    requests: Vec<u8>,
+    timeline: Vec<u8>,
+    blame: Vec<u8>,
+    steps: u64,
+}
+
+fn written(deployment: &Deployment<'_>, step_by_step: bool) -> Written {
+    let requests = RequestsCsv::new(1, Vec::new(), Vec::new());
+    let blame = BlameCsv::new(1, SimTime::ZERO, Some(Vec::new()));
+    let observer = (Recorder::new(deployment.measure()), (requests, blame));
     let seed = deployment.scenario().workload.seed;
     let run = deployment.simulate_noting(seed, observer, step_by_step);
-    let (totals, (recorder, requests)) = (run.totals, run.observer);
+    let (totals, (recorder, (requests, blame))) = (run.totals, run.observer);
     let requests = requests.finish().expect("memory takes any row");
     let timeline = timeline_rows(seed, recorder.timeline());
+    let (blame_ms, blame) = blame.finish().expect("memory takes any row");
     let mut summary = run.priced.summary(recorder);
+    summary.blame_ms = blame_ms;
     summary.notes = run.priced.extrapolations().iter().map(ToString::to_string).collect();
     let summary = serde_json::to_string_pretty(&summary).expect("a summary is JSON");
-    (summary, requests, timeline, totals.steps)
+    let blame = blame.expect("its rows were asked for");
+    Written { summary, requests, timeline, blame, steps: totals.steps }
+}
+
+/// Of each row of blame.csv: the latency, and the causes.
+fn causes(blame: &[u8]) -> Vec<(u64, Vec<u64>)> {
+    let text = std::str::from_utf8(blame).expect("rows are text");
+    let row = |line: &str| {
+        let mut fields = line.split(',').skip(2).map(|field| field.parse().expect("nanoseconds"));
+        (fields.next().expect("a latency"), fields.collect())
+    };
+    text.lines().map(row).collect()
 }
 
 /// Whether the scenario runs at all; where it does, stepping and jumping write the same bytes.
@@ -57,11 +81,15 @@ fn agrees(name: &str, scenario: &Scenario) -> bool {
         Err(error) => panic!("{name}: {error}"),
     };
     let (stepped, jumped) = (written(&deployment, true), written(&deployment, false));
-    assert_eq!(stepped.0, jumped.0, "{name}: the summary");
-    assert_eq!(stepped.3, jumped.3, "{name}: the number of steps");
-    assert!(stepped.1 == jumped.1, "{name}: requests.csv differs");
-    assert!(stepped.2 == jumped.2, "{name}: timeline.csv differs");
-    assert!(!stepped.1.is_empty(), "{name}: nobody came");
+    assert_eq!(stepped.summary, jumped.summary, "{name}: the summary");
+    assert_eq!(stepped.steps, jumped.steps, "{name}: the number of steps");
+    assert!(stepped.requests == jumped.requests, "{name}: requests.csv differs");
+    assert!(stepped.timeline == jumped.timeline, "{name}: timeline.csv differs");
+    assert!(stepped.blame == jumped.blame, "{name}: blame.csv differs");
+    assert!(!stepped.requests.is_empty(), "{name}: nobody came");
+    for (latency, causes) in causes(&jumped.blame) {
+        assert_eq!(causes.iter().sum::<u64>(), latency, "{name}: causes add up");
+    }
     true
 }
 
@@ -93,6 +121,32 @@ fn every_engine_writes_the_same_with_and_without_the_jump() {
 }
 
 #[test]
+fn every_nanosecond_of_an_answered_request_has_a_cause_under_every_engine() {
+    // Enough of them that requests queue, prompts meet decodes, and some lose their place.
+    let keys =
+        ["workload.poisson.request-rate=6", "workload.num-requests=300", "measure.convention=vllm"];
+    let source = scenario::embedded(scenario::DEFAULT_SCENARIO).expect("the default is embedded");
+    EngineName::ALL.par_iter().for_each(|engine| {
+        let name = format!("engine.name={engine}");
+        let overrides: Vec<_> = keys.into_iter().chain([&*name]).map(Override::set).collect();
+        let scenario = scenario::load(&source, &overrides, &DiskFiles)
+            .unwrap_or_else(|error| panic!("{}", error.render(false)));
+        let deployment = Deployment::new(&scenario).expect("it fits");
+        let summary: Value =
+            serde_json::from_str(&written(&deployment, false).summary).expect("JSON");
+        let blame = &summary["blame_ms"];
+        let mean = |cause: &str| blame[cause].as_f64().expect("a cause");
+        assert_eq!(mean("other"), 0.0, "{engine}: {blame}");
+        for cause in ["queue", "prefill", "weights", "attention", "host"] {
+            assert!(mean(cause) > 0.0, "{engine}: {cause} in {blame}");
+        }
+        let all: f64 = blame.as_object().expect("causes").values().filter_map(Value::as_f64).sum();
+        let latency = summary["e2el_ms"]["mean"].as_f64().expect("a latency");
+        assert!((all / latency - 1.0).abs() < 1e-9, "{engine}: {all} of {latency} ms");
+    });
+}
+
+#[test]
 fn contexts_that_grow_beyond_the_measurements_are_noted_with_and_without_the_jump() {
     let keys = [
         "model.name=llama-3.1-8b",
@@ -108,7 +162,7 @@ fn contexts_that_grow_beyond_the_measurements_are_noted_with_and_without_the_jum
         .unwrap_or_else(|error| panic!("{}", error.render(false)));
     assert!(agrees("long contexts", &scenario), "it runs");
     let deployment = Deployment::new(&scenario).expect("it fits");
-    let summary = written(&deployment, false).0;
+    let summary = written(&deployment, false).summary;
     // The last of them is alone in the end, and its last token comes from a context of 16,699.
     assert!(summary.contains("mean context of decoding sequences: 16699 asked"), "{summary}");
 }

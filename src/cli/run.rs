@@ -19,24 +19,27 @@ use crate::engine::RunTotals;
 use crate::engine::invariants::Invariants;
 use crate::load_test::{self, Log, ResultFormat};
 use crate::metrics::{Band, Interval, Recorder, Summary};
+use crate::report::blame::blame_header;
 use crate::report::plot_data::{TIMELINE_HEADER, timeline_rows};
 use crate::report::requests::REQUESTS_HEADER;
 use crate::report::steps::steps_header;
-use crate::report::{RequestsCsv, SimulatorFigures, StepsCsv, csv, json, summary_table};
+use crate::report::{BlameCsv, RequestsCsv, SimulatorFigures, StepsCsv, csv, json, summary_table};
 use crate::scenario::{Registry, Scenario};
 use crate::sweep::columns;
 use crate::time::SimTime;
 use crate::uncertainty::{self, Deviation};
 
 /// All that a run can leave in its folder. A tool's result besides is asked for by name.
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "summary.json",
     "requests.csv",
     "timeline.csv",
     "steps.csv",
+    "blame.csv",
     "requests.parquet",
     "timeline.parquet",
     "steps.parquet",
+    "blame.parquet",
 ];
 
 /// Seeds that run before their rows are gathered, which bounds the files open at once.
@@ -92,8 +95,14 @@ pub fn run(args: &RunArgs, registry: &Registry) -> Result<Outcome, Failure> {
     if let Some(out) = &out {
         series.write(out, json::run_object(&scenario, &summary, &provenance, None), result)?;
         if args.parquet {
-            let tables = ["requests", "timeline", "steps"];
-            out.write_parquet(&tables[..if args.steps { 3 } else { 2 }])?;
+            let tables = [
+                ("requests", true),
+                ("timeline", true),
+                ("steps", args.steps),
+                ("blame", args.blame),
+            ];
+            let written = tables.iter().filter(|(_, written)| *written).map(|(name, _)| *name);
+            out.write_parquet(&written.collect::<Vec<_>>())?;
         }
     } else {
         printed = result.map(|(_, bytes)| bytes);
@@ -390,6 +399,9 @@ impl Series {
         if let Some(steps) = rows.steps {
             files.push(("steps.csv", vec![header(&steps_header()), Content::Scratch(steps)]));
         }
+        if let Some(blame) = rows.blame {
+            files.push(("blame.csv", vec![header(&blame_header()), Content::Scratch(blame)]));
+        }
         files.extend(result.map(|(name, bytes)| (name, vec![Content::Bytes(bytes)])));
         // A report of an earlier run goes with it.
         let all: Vec<&str> = FILES.into_iter().chain(report::FILES).collect();
@@ -402,6 +414,7 @@ impl Series {
 struct Rows {
     requests: File,
     steps: Option<File>,
+    blame: Option<File>,
     timeline: Vec<u8>,
 }
 
@@ -409,6 +422,9 @@ impl Rows {
     fn append(&mut self, mut other: Self) -> io::Result<()> {
         append(&mut self.requests, &mut other.requests)?;
         if let (Some(all), Some(more)) = (&mut self.steps, &mut other.steps) {
+            append(all, more)?;
+        }
+        if let (Some(all), Some(more)) = (&mut self.blame, &mut other.blame) {
             append(all, more)?;
         }
         self.timeline.extend(other.timeline);
@@ -442,6 +458,9 @@ fn one_seed(
 ) -> Result<OneRun, Failure> {
     let requests = out.map(|out| out.scratch()).transpose()?;
     let steps = out.filter(|_| args.steps).map(|out| out.scratch()).transpose()?;
+    let blame_rows = out.filter(|_| args.blame).map(|out| out.scratch()).transpose()?;
+    let measure = deployment.measure();
+    let blame = args.blame.then(|| BlameCsv::new(seed, measure.warm_up, blame_rows));
     let workload = &deployment.scenario().workload;
     let goal = match (workload.duration, workload.num_requests) {
         (_, Some(requests)) => Goal::Requests(requests),
@@ -449,14 +468,14 @@ fn one_seed(
         (None, None) => unreachable!("a workload ends by time or by count"),
     };
     let observer = (
-        Recorder::new(deployment.measure()).with_tenants(deployment.tenants()),
+        Recorder::new(measure).with_tenants(deployment.tenants()),
         (
             (
                 requests.map(|w| RequestsCsv::new(seed, workload.tenant_names(), w)),
                 steps.map(|w| StepsCsv::new(seed, w)),
             ),
             (
-                args.check.then(Invariants::default),
+                (args.check.then(Invariants::default), blame),
                 (
                     watch.and_then(|watch| Progress::new(goal, watch.started())),
                     args.result_format.map(|_| {
@@ -469,8 +488,15 @@ fn one_seed(
     );
     let Simulated { totals, observer, priced } =
         deployment.simulate_noting(seed, observer, args.step_by_step);
-    let (recorder, ((requests, steps), (invariants, (progress, log)))) = observer;
+    let (recorder, ((requests, steps), ((invariants, blame), (progress, log)))) = observer;
     drop(progress);
+    let (blame_ms, blame) = match blame.map(BlameCsv::finish).transpose() {
+        Ok(finished) => finished.unwrap_or_default(),
+        Err(error) => {
+            let out = out.expect("only rows can fail, and they have a folder");
+            return Err(out.failure(&error));
+        }
+    };
 
     let rows = match (out, requests) {
         (Some(out), Some(requests)) => {
@@ -481,14 +507,17 @@ fn one_seed(
                     .map(|steps| steps.finish().and_then(into_file))
                     .transpose()
                     .map_err(failed)?,
+                blame: blame.map(into_file).transpose().map_err(failed)?,
                 timeline: timeline_rows(seed, recorder.timeline()),
             })
         }
         _ => None,
     };
     let broken = invariants.map_or_else(Vec::new, Invariants::finish);
+    let mut summary = priced.summary(recorder);
+    summary.blame_ms = blame_ms;
     Ok(OneRun {
-        summary: priced.summary(recorder),
+        summary,
         totals,
         broken,
         extrapolations: priced.extrapolations(),

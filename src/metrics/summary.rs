@@ -210,6 +210,10 @@ pub struct Summary {
     /// By name; none where requests are of one kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tenants: BTreeMap<String, TenantSummary>,
+    /// What the time of an answered request went to on average, in milliseconds by
+    /// [`super::blame::Cause`]; only where that was asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blame_ms: BTreeMap<String, f64>,
     /// Assumptions and extrapolations behind the figures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -319,6 +323,7 @@ impl Summary {
             replicas: ReplicaSummary::of(&recorder.fleet, pools),
             fleet,
             tenants: recorder.tenants.summaries(measure.convention, counted.duration),
+            blame_ms: BTreeMap::new(),
             notes: Vec::new(),
             seeds: None,
             intervals: BTreeMap::new(),

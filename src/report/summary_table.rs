@@ -24,6 +24,7 @@ pub fn render(name: &str, summary: &Summary, profiles: &str, style: Style) -> St
         text.push('\n');
         text.push_str(&time);
     }
+    text.push_str(&where_requests_spent_it(summary));
     text.push_str(&fleet_table::pools(summary));
     text.push_str(&fleet_table::replicas(summary));
     text.push_str(&tenant_table::tenants(summary, style));
@@ -210,6 +211,26 @@ fn where_time_went(summary: &Summary) -> String {
         .map(|(term, seconds)| format!("{} {}", term.replace('_', "-"), percent(*seconds / busy)))
         .collect();
     format!("busy {} of the time: {}\n", percent(busy / available), terms.join(", "))
+}
+
+/// By cause, the largest first; nothing where nobody asked.
+fn where_requests_spent_it(summary: &Summary) -> String {
+    let all: f64 = summary.blame_ms.values().sum();
+    if all <= 0.0 {
+        return String::new();
+    }
+    let mut causes: Vec<_> = summary.blame_ms.iter().filter(|(_, ms)| **ms > 0.0).collect();
+    causes.sort_by(|a, b| b.1.total_cmp(a.1));
+    let mut table = plain_table();
+    table.set_header(["an answered request's time", "mean ms", "share"]);
+    for (cause, ms) in causes {
+        table.add_row([cause.replace('_', "-"), number(*ms, 4), percent(ms / all)]);
+    }
+    pad(&mut table, |column| match column {
+        0 => CellAlignment::Left,
+        _ => CellAlignment::Right,
+    });
+    format!("\n{}", tidy(&table))
 }
 
 fn objective(slo: &crate::metrics::summary::SloResult) -> String {

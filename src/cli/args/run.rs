@@ -28,6 +28,11 @@ pub struct RunArgs {
     #[arg(long, requires = "out")]
     pub steps: bool,
 
+    /// Say what the time of requests goes to, cause by cause; with --out also blame.csv, one row per
+    /// request
+    #[arg(long)]
+    pub blame: bool,
+
     /// Also write the tables as Parquet, in builds with the feature parquet
     #[arg(long, requires = "out")]
     pub parquet: bool,
