@@ -6,9 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use servesim::calibrate::import::{Tables, to_toml};
+use servesim::calibrate::import::{
+    Tables, links_names, links_to_toml, to_toml, weight_kernel_names, weight_kernel_to_toml,
+};
 use servesim::calibrate::table::{self, Timing};
-use servesim::cost::profile::{FORMAT, GpuProfile};
+use servesim::cost::profile::{
+    FORMAT, GpuProfile, InterconnectProfile, ProfileError, WeightKernelProfile,
+};
 use servesim::hardware;
 use servesim::scenario::diagnostic::Sources;
 use xxhash_rust::xxh3::xxh3_64;
@@ -62,7 +66,28 @@ fn made(rows: &[Timing]) -> BTreeMap<String, String> {
         let gpu = hardware::gpu(&name).expect("a GPU of the catalogue");
         (format!("gpus/{name}.toml"), to_toml(&tables.import(&gpu).profile, &gpu))
     };
-    gpus.into_iter().map(profile).collect()
+    let links = |name: &str| {
+        let profile = tables.links(name).expect("the tables have rows of these links");
+        (format!("interconnects/{name}.toml"), links_to_toml(&profile))
+    };
+    let kernel = |name: &str| {
+        let profile = tables.weight_kernel(name).expect("the tables have rows of this kernel");
+        (format!("weight-kernels/{name}.toml"), weight_kernel_to_toml(&profile))
+    };
+    let made = gpus.into_iter().map(profile).chain(links_names().map(links));
+    made.chain(weight_kernel_names().map(kernel)).collect()
+}
+
+/// Paths under `calibration/fitted` of the files that tables give.
+fn written() -> Vec<String> {
+    let gpus = files(&Path::new(FITTED).join("gpus"), "toml").into_iter().map(|path| {
+        format!("gpus/{}", path.file_name().and_then(|name| name.to_str()).expect("a name"))
+    });
+    let links = links_names().map(|name| format!("interconnects/{name}.toml"));
+    let kernels = weight_kernel_names().map(|name| format!("weight-kernels/{name}.toml"));
+    let mut paths: Vec<String> = gpus.chain(links).chain(kernels).collect();
+    paths.sort();
+    paths
 }
 
 fn overwriting() -> bool {
@@ -86,15 +111,9 @@ fn the_committed_profiles_are_what_the_import_writes() {
         std::fs::write(CHECKSUMS, checksums(&made)).expect("it can be written");
         return;
     }
-    let paths = files(&Path::new(FITTED).join("gpus"), "toml");
-    let committed: BTreeMap<String, String> = paths
-        .iter()
-        .map(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
-            (format!("gpus/{name}"), text_of(path))
-        })
-        .collect();
-    assert!(committed.len() >= 11, "{} profiles", committed.len());
+    let text = |path: String| (path.clone(), text_of(&Path::new(FITTED).join(path)));
+    let committed: BTreeMap<String, String> = written().into_iter().map(text).collect();
+    assert!(committed.len() >= 20, "{} profiles", committed.len());
     let kept = text_of(Path::new(CHECKSUMS));
     assert_eq!(checksums(&committed), kept, "a profile is not as it was written; {REMEDY}");
     for (path, made) in made.into_iter().flatten() {
@@ -107,13 +126,23 @@ fn each_says_who_wrote_it_and_in_which_format() {
     if overwriting() {
         return;
     }
-    for path in files(&Path::new(FITTED).join("gpus"), "toml") {
-        let text = text_of(&path);
+    for path in written() {
+        let text = text_of(&Path::new(FITTED).join(&path));
         let mut lines = text.lines();
         let by = "written by `servesim calibrate --from-tables`.";
-        assert!(lines.next().is_some_and(|line| line.ends_with(by)), "{}", path.display());
-        assert_eq!(lines.next(), Some(format!("format = {FORMAT}").as_str()), "{}", path.display());
-        let profile = GpuProfile::from_toml("a committed profile", text.as_bytes());
-        assert!(profile.is_ok(), "{}: {profile:?}", path.display());
+        assert!(lines.next().is_some_and(|line| line.ends_with(by)), "{path}");
+        assert_eq!(lines.next(), Some(format!("format = {FORMAT}").as_str()), "{path}");
+        let read = |text: &[u8]| -> Result<usize, ProfileError> {
+            Ok(match path.split('/').next().expect("a folder") {
+                "gpus" => GpuProfile::from_toml(&path, text)?.fits.len(),
+                "interconnects" => InterconnectProfile::from_toml(&path, text)?.fits.len(),
+                _ => WeightKernelProfile::from_toml(&path, text)?.fits.len(),
+            })
+        };
+        let fits = read(text.as_bytes());
+        assert!(fits.is_ok(), "{path}: {fits:?}");
+        if !path.starts_with("gpus/") {
+            assert!(fits.is_ok_and(|fits| fits > 0), "{path} does not say how good it is");
+        }
     }
 }

@@ -2,7 +2,9 @@
 //! nearest to it, scaled by nominal figures and marked as transferred, else nominal figures.
 
 mod kin;
+mod links;
 mod text;
+mod weight_kernels;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -22,7 +24,9 @@ use super::surfaces::{self, Dropped, Origin, Precision, Rows, Surface};
 use super::table::{Timing, catalogue_gpu};
 use kin::Kin;
 
-pub use text::to_toml;
+pub use links::links_names;
+pub use text::{links_to_toml, to_toml, weight_kernel_to_toml};
+pub use weight_kernels::weight_kernel_names;
 
 /// What an import came to.
 #[derive(Clone, Debug)]

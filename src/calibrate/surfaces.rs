@@ -9,6 +9,8 @@
 mod attention;
 mod elementwise;
 mod gemm;
+mod links;
+mod weight_kernel;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +24,8 @@ use super::table::Timing;
 pub use attention::{decode, decode_errors, mixed, mixed_errors, prefill, prefill_errors, shapes};
 pub use elementwise::{elementwise, elementwise_errors, sampler};
 pub use gemm::{gemm, gemm_errors};
+pub use links::{AllReduce, FittedLine, Messages};
+pub use weight_kernel::QuantisedProducts;
 
 /// Share of a table's shapes (or rows) that are kept back from a fit.
 const HELD_OUT: f64 = 0.4;
@@ -35,6 +39,11 @@ const OUTLIER: f64 = 0.10;
 /// How far one timing is from the next of the same kernel: what a row weighs beside what is thought
 /// of a coefficient beforehand.
 const SCATTER: f64 = 0.03;
+
+/// Products are fitted from these sizes on; below, no form of few parameters holds
+/// (`../shared/physics/operator-surfaces.md` 4.1).
+const SMALLEST_SIDE: f64 = 512.0;
+const SMALLEST_MATRIX: f64 = 2.0e6;
 
 /// Fewer rows than this of a table are no ground for a surface.
 pub const FEWEST_ROWS: usize = 24;

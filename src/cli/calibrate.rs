@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use super::args::{CalibrateArgs, Format};
 use super::{Failure, Outcome, output};
-use crate::calibrate::import::{Import, Tables, to_toml};
+use crate::calibrate::import::{self, Tables, to_toml};
 use crate::calibrate::table::{self, TableKind, Timing, catalogue_gpu};
-use crate::cost::profile::GpuProfile;
+use crate::cost::profile::{Fit, GpuProfile};
 use crate::hardware::{self, Gpu};
 use crate::report::Listing;
 use crate::scenario::Registry;
@@ -29,6 +29,18 @@ pub fn run(args: &CalibrateArgs, registry: &Registry) -> Result<Outcome, Failure
 fn from_tables(args: &CalibrateArgs) -> Result<Outcome, Failure> {
     let tables = read_tables(&args.from_tables)?;
     let rows: Vec<Timing> = tables.into_iter().flat_map(|(_, rows)| rows).collect();
+    if let Some(name) = &args.tables.links {
+        let known = import::links_names().collect();
+        let profile = Tables::new(&rows).links(name);
+        let made = profile.map(|profile| (import::links_to_toml(&profile), profile.fits));
+        return no_gpu(args, ("links", name, known), made);
+    }
+    if let Some(name) = &args.tables.weight_kernel {
+        let known = import::weight_kernel_names().collect();
+        let profile = Tables::new(&rows).weight_kernel(name);
+        let made = profile.map(|profile| (import::weight_kernel_to_toml(&profile), profile.fits));
+        return no_gpu(args, ("weight kernel", name, known), made);
+    }
     let Some(gpu) = gpu_of(args, &rows)? else {
         // Several GPUs and none chosen: show what there is.
         print(args, &contents(&rows))?;
@@ -43,12 +55,12 @@ fn from_tables(args: &CalibrateArgs) -> Result<Outcome, Failure> {
         output::replace(path, text.as_bytes())?;
     }
     if args.format != Format::Table {
-        print(args, &fits(&import))?;
+        print(args, &fits(&import.profile.fits))?;
         return Ok(Outcome::Done);
     }
     let style = output::stdout_style();
     let mut text = format!("{}: {} rows in the tables\n\n", style.bold(&gpu.name), import.rows);
-    text.push_str(&fits(&import).to_table());
+    text.push_str(&fits(&import.profile.fits).to_table());
     text.push('\n');
     for (why, count) in import.dropped.iter() {
         text.push_str(&format!("left out {count:>6}  {why}\n"));
@@ -56,12 +68,43 @@ fn from_tables(args: &CalibrateArgs) -> Result<Outcome, Failure> {
     for (what, from) in &import.transferred {
         text.push_str(&format!("transferred  {what} from {from}\n"));
     }
-    match &args.out {
-        Some(path) => text.push_str(&format!("\nwritten to {}\n", path.display())),
-        None => text.push_str("\nnot written: give --out PROFILE.toml to keep it\n"),
-    }
+    text.push_str(&written_to(args));
     output::print(text.as_bytes())?;
     Ok(Outcome::Done)
+}
+
+/// Writes and reports the profile `name`, which is of no GPU: its text and its errors, if the tables
+/// give one.
+fn no_gpu(
+    args: &CalibrateArgs,
+    (what, name, known): (&str, &str, Vec<&str>),
+    made: Option<(String, Vec<Fit>)>,
+) -> Result<Outcome, Failure> {
+    let Some((text, made)) = made else {
+        let known = known.join(", ");
+        return Err(Failure::bad_input(format!(
+            "the tables give no profile of the {what} {name:?}; with their rows there are {known}"
+        )));
+    };
+    if let Some(path) = &args.out {
+        output::replace(path, text.as_bytes())?;
+    }
+    if args.format != Format::Table {
+        print(args, &fits(&made))?;
+        return Ok(Outcome::Done);
+    }
+    let style = output::stdout_style();
+    let text = format!("{}\n\n{}{}", style.bold(name), fits(&made).to_table(), written_to(args));
+    output::print(text.as_bytes())?;
+    Ok(Outcome::Done)
+}
+
+/// Where the profile went.
+fn written_to(args: &CalibrateArgs) -> String {
+    match &args.out {
+        Some(path) => format!("\nwritten to {}\n", path.display()),
+        None => "\nnot written: give --out PROFILE.toml to keep it\n".to_owned(),
+    }
 }
 
 /// The GPU that was asked for, or the only one in the tables.
@@ -96,7 +139,7 @@ fn print(args: &CalibrateArgs, listing: &Listing) -> Result<(), Failure> {
     })
 }
 
-fn fits(import: &Import) -> Listing {
+fn fits(fits: &[Fit]) -> Listing {
     let mut listing = Listing::new(&[
         ("surface", "surface"),
         ("source", "source"),
@@ -105,7 +148,7 @@ fn fits(import: &Import) -> Listing {
         ("p90_percent", "p90, %"),
         ("on", "on"),
     ]);
-    for fit in &import.profile.fits {
+    for fit in fits {
         listing.push(vec![
             fit.surface.clone().into(),
             fit.source.clone().into(),

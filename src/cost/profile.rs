@@ -23,7 +23,7 @@ pub use gpu::{
 };
 pub use interconnect::{AllReduceSurface, InterconnectProfile, RankBandwidth};
 pub use lookup::{Found, Match};
-pub use weight_kernel::{DirectSurface, UnpackSurface, WeightKernelProfile};
+pub use weight_kernel::{DirectSurface, PassSurface, UnpackSurface, WeightKernelProfile};
 
 /// Why a profile could not be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

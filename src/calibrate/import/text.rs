@@ -1,16 +1,34 @@
-//! A profile as the text that is committed.
+//! Profiles as the text that is committed.
 
-use crate::cost::profile::{FORMAT, GpuProfile};
+use serde::Serialize;
+
+use crate::cost::profile::{FORMAT, GpuProfile, InterconnectProfile, WeightKernelProfile};
 use crate::cost::sourced::significant;
 use crate::hardware::Gpu;
 
 /// The profile as text: one line for each coefficient.
 pub fn to_toml(profile: &GpuProfile, gpu: &Gpu) -> String {
+    text(&gpu.product, profile)
+}
+
+/// The same of links.
+pub fn links_to_toml(profile: &InterconnectProfile) -> String {
+    text("All-reduce", profile)
+}
+
+/// The same of a kernel for quantised weights.
+pub fn weight_kernel_to_toml(profile: &WeightKernelProfile) -> String {
+    text("Products of quantised weights", profile)
+}
+
+fn text(title: &str, profile: &impl Serialize) -> String {
     let table = toml::Table::try_from(profile).expect("a profile is plain data");
-    let mut text = format!("# {}, written by `servesim calibrate --from-tables`.\n", gpu.product);
+    let mut text = format!("# {title}, written by `servesim calibrate --from-tables`.\n");
     text.push_str(&format!("format = {FORMAT}\n"));
-    if let Some(note) = table.get("note") {
-        text.push_str(&format!("note = {note}\n"));
+    for key in ["note", "nominal"] {
+        if let Some(value) = table.get(key) {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
     }
     write_tables(&mut text, "", &table);
     for fit in table.get("fit").and_then(toml::Value::as_array).into_iter().flatten() {
@@ -36,24 +54,42 @@ fn rounded(value: &toml::Value) -> String {
     }
 }
 
+/// A number with where it comes from, and for how many ranks it is if it says so.
+fn number(entry: &toml::Value) -> String {
+    let ranks = entry.get("ranks").map_or(String::new(), |ranks| format!("ranks = {ranks}, "));
+    let part = |name: &str| &entry[name];
+    format!(
+        "{{ {ranks}value = {}, provenance = {}, source = {} }}",
+        rounded(part("value")),
+        part("provenance"),
+        part("source")
+    )
+}
+
+/// A table's numbers, then the tables in it.
 fn write_tables(text: &mut String, path: &str, table: &toml::Table) {
-    for (name, entry) in table {
-        let Some(inner) = entry.as_table() else { continue };
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let coefficients = inner.values().all(|v| v.get("value").is_some());
-        if !coefficients {
-            write_tables(text, &path, inner);
+    let lists = |value: &toml::Value| {
+        let list = value.as_array()?;
+        list.first()?.get("value").map(|_| list.clone())
+    };
+    let mut lines = String::new();
+    for (key, value) in table {
+        if value.get("value").is_some() {
+            lines.push_str(&format!("{key} = {}\n", number(value)));
+        } else if let Some(list) = lists(value) {
+            lines.push_str(&format!("{key} = [\n"));
+            list.iter().for_each(|entry| lines.push_str(&format!("    {},\n", number(entry))));
+            lines.push_str("]\n");
+        }
+    }
+    if !lines.is_empty() {
+        text.push_str(&format!("\n[{path}]\n{lines}"));
+    }
+    for (name, value) in table {
+        let Some(inner) = value.as_table().filter(|inner| !inner.contains_key("value")) else {
             continue;
-        }
-        text.push_str(&format!("\n[{path}]\n"));
-        for (key, number) in inner {
-            let part = |name: &str| &number[name];
-            text.push_str(&format!(
-                "{key} = {{ value = {}, provenance = {}, source = {} }}\n",
-                rounded(part("value")),
-                part("provenance"),
-                part("source")
-            ));
-        }
+        };
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        write_tables(text, &path, inner);
     }
 }

@@ -8,14 +8,10 @@ use crate::cost::profile::{Fit, GpuProfile};
 use super::super::fit::Parameter;
 use super::super::table::{Operator, Timing};
 use super::{
-    Dropped, Origin, Precision, Rows, Sample, Surface, at_most, blend, fit, hash, judge, once,
-    source_of, sources,
+    Dropped, Origin, Precision, Rows, SMALLEST_MATRIX, SMALLEST_SIDE, Sample, Surface, at_most,
+    blend, fit, hash, judge, once, source_of, sources,
 };
 
-/// The surface holds from these sizes on; below, no form of few parameters does
-/// (`../shared/physics/operator-surfaces.md` 4.1).
-const SMALLEST_SIDE: f64 = 512.0;
-const SMALLEST_MATRIX: f64 = 2.0e6;
 const MOST_ROWS_OF_A: u64 = 8192;
 
 /// Sources whose library is older than any that the engines of their GPU have now: between 256 and

@@ -1,5 +1,6 @@
 use super::super::table::Operator;
 use super::*;
+use crate::cost::collectives::{Line, Protocols};
 use crate::cost::gemm::{GemmForm, GemmWork};
 use crate::hardware::{self, Gpu};
 
@@ -88,4 +89,50 @@ fn every_probe_is_held_out_once_and_a_part_of_a_table() {
         let of_table = held_out_keys(Origin::Tables, &samples);
         assert_eq!(of_table.iter().map(Vec::len).collect::<Vec<_>>(), [keys as usize * 2 / 5]);
     }
+}
+
+#[test]
+fn two_ways_of_sending_come_back_from_the_messages_that_they_made() {
+    let messages = Messages {
+        surface: "nccl",
+        link: "here",
+        implementation: "NCCL",
+        source: "test",
+        largest: 64 << 20,
+        nominal: 300e9,
+    };
+    let mut rows = Vec::new();
+    for (ranks, short, long) in [(2u32, 40e9, 180e9), (8, 100e9, 220e9)] {
+        let p = f64::from(ranks);
+        let line = |latency, bus_bandwidth| Line { latency, bus_bandwidth };
+        let protocols = Protocols {
+            short: line(6e-6 + 2e-6 * p, short),
+            bulk: Some(line(20e-6 + 6e-6 * p, long)),
+        };
+        for power in 9..=28 {
+            let bytes = 1u64 << power;
+            let operator = Operator::AllReduce {
+                link: "here".into(),
+                implementation: "NCCL".into(),
+                ranks,
+                bytes,
+            };
+            rows.push(Timing {
+                gpu: "a100-80gb".into(),
+                dtype: "bf16".into(),
+                operator,
+                seconds: protocols.seconds(2.0 * (p - 1.0) / p * bytes as f64),
+                source: "test".into(),
+            });
+        }
+    }
+    let rows: Vec<&Timing> = rows.iter().collect();
+    let fitted = messages.fit(&rows).unwrap();
+    // Those beyond the longest that counts are not asked.
+    assert_eq!((fitted.rows, &fitted.form.ranks), (36, &vec![2, 8]));
+    assert!(fitted.fits[0].p90_percent < 2.0, "{:?}", fitted.fits);
+    assert!((fitted.form.bulk.bandwidth[1] / 220e9 - 1.0).abs() < 0.03, "{fitted:?}");
+    assert!((fitted.form.short.bandwidth[0] / 40e9 - 1.0).abs() < 0.05, "{fitted:?}");
+    let other = Messages { implementation: "vllm_graph", ..messages };
+    assert!(other.fit(&rows).is_none(), "no rows are no links");
 }

@@ -93,6 +93,9 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "device")]
     pub gpu: Option<String>,
 
+    #[command(flatten)]
+    pub tables: TableArgs,
+
     /// Write the profile here; it is complete or left as it was
     #[arg(long, value_name = "PROFILE.toml")]
     pub out: Option<PathBuf>,
@@ -100,6 +103,18 @@ pub struct CalibrateArgs {
     /// How the report is printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
+}
+
+/// What to fit to operator tables, in place of a GPU's profile.
+#[derive(Clone, Debug, Args)]
+pub struct TableArgs {
+    /// Fit links to all-reduce rows: a profile of that name, such as link--nvswitch
+    #[arg(long, value_name = "NAME", requires = "from_tables", conflicts_with_all = ["gpu", "weight_kernel"])]
+    pub links: Option<String>,
+
+    /// Fit a kernel for quantised weights: marlin, marlin-fp8 or eetq
+    #[arg(long, value_name = "NAME", requires = "from_tables", conflicts_with = "gpu")]
+    pub weight_kernel: Option<String>,
 }
 
 /// What micro-kernels run on.

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cost::collectives::{CollectiveForm, CustomForm};
+use crate::cost::collectives::{CollectiveForm, CustomForm, Line, Protocols};
 use crate::cost::sourced::{Coefficient, Provenance, Seconds, Sourced};
 use crate::embedded::Value;
 use crate::units::{Bandwidth, Bytes, rounded};
 
-use super::{Bound, ProfileError, read_embedded, read_toml};
+use super::{Bound, Fit, ProfileError, read_embedded, read_toml};
 
 /// All-reduce among the GPUs of a machine, by NCCL and by the engine's own kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,9 +22,13 @@ pub struct InterconnectProfile {
     pub nccl: AllReduceSurface,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom: Option<AllReduceSurface>,
+    /// What it was fitted to, and how well.
+    #[serde(default, rename = "fit", skip_serializing_if = "Vec::is_empty")]
+    pub fits: Vec<Fit>,
 }
 
-/// `a0 + a1 p + 2 (p - 1) / p * bytes / bus bandwidth`, the bandwidth by number of ranks.
+/// `a0 + a1 p + 2 (p - 1) / p * bytes / bus bandwidth`, the bandwidth by number of ranks; two such
+/// lines where long messages go another way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct AllReduceSurface {
@@ -34,6 +38,9 @@ pub struct AllReduceSurface {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub largest_message: Option<Sourced<Bytes>>,
     pub bus_bandwidth: Vec<RankBandwidth>,
+    /// The way for long messages, taken where it is faster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulk: Option<Box<AllReduceSurface>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +66,29 @@ impl AllReduceSurface {
             .expect("checked on reading: at least one entry")
     }
 
+    fn protocols(&self, ranks: u32) -> Protocols {
+        let line = |surface: &Self| Line {
+            latency: surface.latency(ranks),
+            bus_bandwidth: surface.bandwidth(ranks).value.bytes_per_s(),
+        };
+        Protocols { short: line(self), bulk: self.bulk.as_deref().map(line) }
+    }
+
+    fn provenance(&self, ranks: u32) -> Provenance {
+        let latency = &self.latency_base.provenance;
+        let own = latency.max(&self.latency_per_rank.provenance);
+        let own = own.max(&self.bandwidth(ranks).provenance).clone();
+        self.bulk.as_ref().map_or(own.clone(), |bulk| own.max(bulk.provenance(ranks)))
+    }
+
+    /// Changes it and its way for long messages.
+    fn each(&mut self, change: &mut impl FnMut(&mut Self)) {
+        if let Some(bulk) = &mut self.bulk {
+            change(bulk);
+        }
+        change(self);
+    }
+
     fn check(&self, profile: &str, table: &str) -> Result<(), ProfileError> {
         let fault = |field: &str, value: String, expected| {
             let field = format!("{table}.{field}");
@@ -79,7 +109,13 @@ impl AllReduceSurface {
                 return fault("bus-bandwidth.value", entry.value.to_string(), expected);
             }
         }
-        Ok(())
+        match &self.bulk {
+            None => Ok(()),
+            Some(bulk) if bulk.bulk.is_some() || bulk.largest_message.is_some() => {
+                fault("bulk", "more than a line".into(), "latencies and bandwidths alone")
+            }
+            Some(bulk) => bulk.check(profile, &format!("{table}.bulk")),
+        }
     }
 }
 
@@ -120,14 +156,10 @@ impl InterconnectProfile {
         let own = self.custom.as_ref().filter(|_| custom);
         CollectiveForm {
             ranks: f64::from(ranks),
-            latency: self.nccl.latency(ranks),
-            bus_bandwidth: self.nccl.bandwidth(ranks).value.bytes_per_s(),
+            general: self.nccl.protocols(ranks),
             custom: own.and_then(|own| {
-                Some(CustomForm {
-                    latency: own.latency(ranks),
-                    bus_bandwidth: own.bandwidth(ranks).value.bytes_per_s(),
-                    largest: own.largest_message.as_ref()?.value.as_f64(),
-                })
+                let largest = own.largest_message.as_ref()?.value.as_f64();
+                Some(CustomForm { protocols: own.protocols(ranks), largest })
             }),
         }
     }
@@ -138,12 +170,14 @@ impl InterconnectProfile {
     }
 
     pub fn provenance(&self, ranks: u32) -> Provenance {
-        let nccl = &self.nccl;
-        nccl.latency_base
-            .provenance
-            .clone()
-            .max(nccl.latency_per_rank.provenance.clone())
-            .max(nccl.bandwidth(ranks).provenance.clone())
+        self.nccl.provenance(ranks)
+    }
+
+    fn each(&mut self, mut change: impl FnMut(&mut AllReduceSurface)) {
+        self.nccl.each(&mut change);
+        if let Some(custom) = &mut self.custom {
+            custom.each(&mut change);
+        }
     }
 
     /// The same links at another nominal bandwidth; latencies stay.
@@ -151,13 +185,13 @@ impl InterconnectProfile {
         let Some(measured) = self.nominal.replace(nominal) else { return self };
         let factor = nominal.bytes_per_s() / measured.bytes_per_s();
         if (factor - 1.0).abs() > 1e-9 {
-            for surface in [Some(&mut self.nccl), self.custom.as_mut()].into_iter().flatten() {
+            self.each(|surface| {
                 for entry in &mut surface.bus_bandwidth {
                     entry.value = entry.value * factor;
                     entry.provenance =
                         Provenance::TransferredFrom(format!("links of {measured} nominal"));
                 }
-            }
+            });
         }
         self
     }
@@ -167,9 +201,10 @@ impl InterconnectProfile {
         self.nccl.latency(ranks)
     }
 
-    /// Bytes per second that one rank exchanges by NCCL among `ranks` GPUs.
+    /// Bytes per second that one rank exchanges by NCCL among `ranks` GPUs, in long messages.
     pub fn bus_bandwidth(&self, ranks: u32) -> f64 {
-        self.nccl.bandwidth(ranks).value.bytes_per_s()
+        let long = self.nccl.bulk.as_deref().unwrap_or(&self.nccl);
+        long.bandwidth(ranks).value.bytes_per_s()
     }
 
     /// Makes every message start `factor` times as late, of NCCL and of the engine's own kernel.
@@ -179,21 +214,23 @@ impl InterconnectProfile {
             let seconds = Seconds(rounded(latency.value.get() * factor, 6));
             *latency = Sourced::new(seconds, Provenance::Fitted, source);
         };
-        for surface in [Some(&mut self.nccl), self.custom.as_mut()].into_iter().flatten() {
+        self.each(|surface| {
             fitted(&mut surface.latency_base);
             fitted(&mut surface.latency_per_rank);
-        }
+        });
+        self.fits.clear();
     }
 
     /// Makes every link `factor` times as fast; the bandwidths say `fitted` from then on.
     pub fn scale_bandwidth(&mut self, factor: f64, source: &str) {
-        for surface in [Some(&mut self.nccl), self.custom.as_mut()].into_iter().flatten() {
+        self.each(|surface| {
             for entry in &mut surface.bus_bandwidth {
                 let rate = entry.value.bytes_per_s() * factor;
                 entry.value = Bandwidth::from_base(rounded(rate, 6));
                 entry.provenance = Provenance::Fitted;
                 entry.source = source.to_owned();
             }
-        }
+        });
+        self.fits.clear();
     }
 }

@@ -182,8 +182,14 @@ fn every_constant_can_be_set_by_its_name() {
 #[test]
 fn ranks_without_an_entry_take_the_next_larger_group() {
     let links = InterconnectProfile::from_toml("g5", G5.as_bytes()).unwrap();
-    assert_eq!(links.form(2, false).bus_bandwidth, links.form(4, false).bus_bandwidth);
-    assert_eq!(links.form(16, false).bus_bandwidth, links.form(8, false).bus_bandwidth);
+    assert_eq!(
+        links.form(2, false).general.short.bus_bandwidth,
+        links.form(4, false).general.short.bus_bandwidth
+    );
+    assert_eq!(
+        links.form(16, false).general.short.bus_bandwidth,
+        links.form(8, false).general.short.bus_bandwidth
+    );
     assert!(links.knows(8) && !links.knows(2));
 }
 

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cost::sourced::{Provenance, Seconds};
-use crate::cost::weight_kernel::{DirectForm, UnpackForm, WeightKernelForm};
+use crate::cost::weight_kernel::{DirectForm, PassForm, UnpackForm, WeightKernelForm};
 use crate::embedded::Value;
 
-use super::{ProfileError, coefficients, read_embedded, read_toml};
+use super::{Fit, ProfileError, coefficients, read_embedded, read_toml};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -14,11 +14,13 @@ pub struct WeightKernelProfile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     pub direct: DirectSurface,
-    /// Narrow matrices leave multiprocessors idle.
-    #[serde(default)]
-    pub narrow: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passes: Option<PassSurface>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpack: Option<UnpackSurface>,
+    /// What it was fitted to, and how well.
+    #[serde(default, rename = "fit", skip_serializing_if = "Vec::is_empty")]
+    pub fits: Vec<Fit>,
 }
 
 coefficients! {
@@ -28,6 +30,15 @@ coefficients! {
         bandwidth: f64 = "bandwidth", AboveZero,
         floor: Seconds = "floor", Any,
         row_granule: f64 = "row-granule", AtLeastOne,
+    }
+}
+
+coefficients! {
+    /// See [`PassForm`].
+    pub struct PassSurface {
+        rows: f64 = "rows", AtLeastOne,
+        start_up: Seconds = "start-up", Any,
+        join: Seconds = "join", Any,
     }
 }
 
@@ -52,6 +63,9 @@ impl WeightKernelProfile {
 
     fn checked(self, name: &str) -> Result<Self, ProfileError> {
         self.direct.check(name, "direct")?;
+        if let Some(passes) = &self.passes {
+            passes.check(name, "passes")?;
+        }
         if let Some(unpack) = &self.unpack {
             unpack.check(name, "unpack")?;
         }
@@ -65,7 +79,11 @@ impl WeightKernelProfile {
                 bandwidth: self.direct.bandwidth.value,
                 floor: self.direct.floor.value.get(),
                 row_granule: self.direct.row_granule.value,
-                narrow: self.narrow,
+                passes: self.passes.as_ref().map(|passes| PassForm {
+                    rows: passes.rows.value,
+                    start_up: passes.start_up.value.get(),
+                    join: passes.join.value.get(),
+                }),
             },
             unpack: self.unpack.as_ref().map(|unpack| UnpackForm {
                 bandwidth: unpack.bandwidth.value,
@@ -76,6 +94,7 @@ impl WeightKernelProfile {
 
     pub fn provenance(&self) -> Provenance {
         let unpack = self.unpack.as_ref().map_or(Provenance::Measured, UnpackSurface::provenance);
-        self.direct.provenance().max(unpack)
+        let passes = self.passes.as_ref().map_or(Provenance::Measured, PassSurface::provenance);
+        self.direct.provenance().max(passes).max(unpack)
     }
 }
