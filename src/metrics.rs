@@ -29,7 +29,7 @@ pub use blame::Blame;
 pub use confidence::{Band, Interval};
 pub use convention::Convention;
 pub use distribution::{Distribution, EXACT_LIMIT};
-pub use fleet::{FleetSummary, ReplicaSummary};
+pub use fleet::{FleetSummary, ReplicaSummary, Served};
 pub use pools::{PoolMeasure, PoolSteps, PoolSummary};
 pub use recorder::{Measure, Recorder};
 pub use slo::Slo;

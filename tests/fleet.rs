@@ -102,15 +102,22 @@ fn the_rows_of_the_replicas_add_up_to_the_run() {
         let sum = |of: fn(&servesim::metrics::ReplicaSummary) -> f64| -> f64 {
             summary.replicas.iter().map(of).sum()
         };
-        assert_eq!(sum(|r| r.requests.get()), records.len() as f64, "{policy}");
-        assert_eq!(sum(|r| r.completed.get()), summary.completed.get(), "{policy}");
-        assert_eq!(sum(|r| r.output_tokens.get()), summary.generated_tokens.get(), "{policy}");
-        let busy = sum(|r| r.busy_s);
+        assert_eq!(sum(|r| r.served.requests.get()), records.len() as f64, "{policy}");
+        assert_eq!(sum(|r| r.served.completed.get()), summary.completed.get(), "{policy}");
+        assert_eq!(
+            sum(|r| r.served.output_tokens.get()),
+            summary.generated_tokens.get(),
+            "{policy}"
+        );
+        let busy = sum(|r| r.served.busy_s);
         assert!((busy - summary.time.busy_s).abs() < 1e-6, "{policy}: {busy}");
         for (number, row) in summary.replicas.iter().enumerate() {
             let there = records.iter().filter(|r| usize::from(r.replica) == number).count();
-            assert_eq!(row.requests.get(), there as f64, "{policy}");
-            assert!(row.utilization > 0.0 && row.utilization <= 1.0, "{policy}: {row:?}");
+            assert_eq!(row.served.requests.get(), there as f64, "{policy}");
+            assert!(
+                row.served.utilization > 0.0 && row.served.utilization <= 1.0,
+                "{policy}: {row:?}"
+            );
         }
     }
 }
@@ -185,8 +192,8 @@ fn a_failure_loses_what_was_there_or_sends_it_elsewhere_and_nothing_else() {
         assert!(!there, "nobody is sent to a replica that is down: {record:?}");
     }
     assert!(records.iter().any(|r| r.replica == 1 && r.arrival >= at(50)), "it comes back");
-    assert_eq!(lost.replicas[1].failures.get(), 1.0);
-    assert!((lost.replicas[0].up_s - lost.replicas[1].up_s - 30.0).abs() < 1e-6);
+    assert_eq!(lost.replicas[1].served.failures.get(), 1.0);
+    assert!((lost.replicas[0].served.up_s - lost.replicas[1].served.up_s - 30.0).abs() < 1e-6);
 
     let retried = [&base[..], &OUTAGE, &["fleet.lost-requests=retry"]].concat();
     let (retried, records) = run(SHARED, &retried);
@@ -210,7 +217,7 @@ fn a_machine_goes_down_with_all_replicas_on_it() {
     let by_machine = [&shared[..], &["fleet.outages.first.machine=1"]].concat();
     let (summary, records) = run(SHARED, &by_machine);
     let failures = |summary: &Summary| -> Vec<f64> {
-        summary.replicas.iter().map(|replica| replica.failures.get()).collect()
+        summary.replicas.iter().map(|replica| replica.served.failures.get()).collect()
     };
     assert_eq!(failures(&summary), [0.0, 0.0, 1.0, 1.0]);
     assert_eq!(summary.fleet.as_ref().map(|fleet| fleet.failures.get()), Some(1.0));
@@ -316,12 +323,16 @@ fn pools_add_up_to_the_run_and_each_is_paid_for_at_its_own_price() {
         let sum = |of: fn(&PoolSummary) -> f64| summary.pools.values().map(of).sum::<f64>();
         let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs().max(1.0);
         let taken = records.iter().filter(|record| record.replica != NO_REPLICA).count();
-        assert_eq!(sum(|pool| pool.requests.get()), taken as f64, "{name}");
-        assert_eq!(sum(|pool| pool.output_tokens.get()), summary.generated_tokens.get(), "{name}");
-        assert!(near(sum(|pool| pool.busy_s), summary.time.busy_s), "{name}");
+        assert_eq!(sum(|pool| pool.served.requests.get()), taken as f64, "{name}");
+        assert_eq!(
+            sum(|pool| pool.served.output_tokens.get()),
+            summary.generated_tokens.get(),
+            "{name}"
+        );
+        assert!(near(sum(|pool| pool.served.busy_s), summary.time.busy_s), "{name}");
         assert!(near(sum(|pool| pool.machine_hours), fleet.machine_hours), "{name}");
         assert!(near(sum(|pool| pool.usd.unwrap()), fleet.usd.unwrap()), "{name}");
-        assert_eq!(sum(|pool| pool.failures.get()), fleet.failures.get(), "{name}");
+        assert_eq!(sum(|pool| pool.served.failures.get()), fleet.failures.get(), "{name}");
         // Dollars per hour of the mean machines; per token of what was generated in that time.
         let hours = fleet.machine_hours / fleet.machines;
         let usd_per_hour = summary.usd_per_hour.unwrap();
@@ -333,10 +344,10 @@ fn pools_add_up_to_the_run_and_each_is_paid_for_at_its_own_price() {
             let per_machine = row.usd.unwrap() / row.machine_hours;
             assert!(per_machine >= price && per_machine < 6.0, "{pool}: {per_machine}");
             let of_pool = summary.replicas.iter().filter(|r| r.pool.as_ref() == Some(pool));
-            let requests: f64 = of_pool.map(|replica| replica.requests.get()).sum();
-            assert_eq!(requests, row.requests.get(), "{pool}");
+            let requests: f64 = of_pool.map(|replica| replica.served.requests.get()).sum();
+            assert_eq!(requests, row.served.requests.get(), "{pool}");
             let shares: f64 = row.trust_shares.values().sum();
-            assert!(row.busy_s == 0.0 || near(shares, 1.0), "{pool}: {shares}");
+            assert!(row.served.busy_s == 0.0 || near(shares, 1.0), "{pool}: {shares}");
         }
     }
 }
@@ -379,7 +390,7 @@ fn each_pool_steps_at_its_own_pace_and_weights_move_requests() {
         let weight = format!("fleet.pools.l4.weight={weight}");
         let router = format!("fleet.router={router}");
         let (summary, _) = run(TWO_KINDS, &["workload.num-requests=300", &weight, &router]);
-        summary.pools["l4"].requests.get() / 300.0
+        summary.pools["l4"].served.requests.get() / 300.0
     };
     assert_eq!((share("1.0", "round-robin"), share("0.5", "round-robin")), (0.5, 1.0 / 3.0));
     assert!(share("0.25", "least-outstanding") < share("1.0", "least-outstanding") - 0.1);

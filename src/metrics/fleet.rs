@@ -10,27 +10,51 @@ use crate::engine::observer::{FleetReport, ReplicaReport};
 use crate::time::SimDuration;
 use crate::units::UsdPerHour;
 
-/// What a replica did in the whole run, warm-up included.
+/// What one or more replicas did in the whole run, warm-up included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ReplicaSummary {
-    /// Requests that ended on it, and those of them that were answered.
+pub struct Served {
+    /// Requests that ended here, and those of them that were answered.
     pub requests: Count,
     pub completed: Count,
+    /// Generated here, for whatever request.
     pub output_tokens: Count,
-    /// Time in steps, as a share of the time in which it was up.
+    /// Time in steps, as a share of the time in which they were up.
     pub utilization: f64,
     pub busy_s: f64,
     pub up_s: f64,
-    /// How often its machine has failed.
+    /// How often their machines have failed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: Count,
+}
+
+impl Served {
+    /// Failures are counted by machine, of which replicas may share one.
+    pub(super) fn by(replicas: &[ReplicaReport], failures: u32) -> Self {
+        let sum = |of: fn(&ReplicaReport) -> u64| Count::new(replicas.iter().map(of).sum());
+        let seconds = |of: fn(&ReplicaReport) -> SimDuration| -> f64 {
+            replicas.iter().map(|replica| of(replica).as_secs_f64()).sum()
+        };
+        let (busy_s, up_s) = (seconds(|replica| replica.busy), seconds(|replica| replica.up));
+        Self {
+            requests: sum(|replica| replica.requests),
+            completed: sum(|replica| replica.completed),
+            output_tokens: sum(|replica| replica.output_tokens),
+            utilization: if up_s > 0.0 { busy_s / up_s } else { 0.0 },
+            busy_s,
+            up_s,
+            failures: Count::new(failures.into()),
+        }
+    }
+}
+
+/// One replica.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaSummary {
+    #[serde(flatten)]
+    pub served: Served,
     /// The pool that it is of, where there are pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
-}
-
-pub(super) fn is_zero(count: &Count) -> bool {
-    count.get() == 0.0
 }
 
 /// Machines that come and go, and what that costs; of the whole run, warm-up included.
@@ -88,20 +112,14 @@ impl ReplicaSummary {
             .zip(&report.pools)
             .flat_map(|(pool, done)| std::iter::repeat_n(Some(&pool.name), done.replicas.into()));
         let rows = report.replicas.iter().filter(|_| several).zip(names.chain(repeat(None)));
-        rows.map(|(replica, pool)| Self { pool: pool.cloned(), ..Self::row(replica) }).collect()
+        let row = |(replica, pool): (&ReplicaReport, Option<&String>)| Self {
+            served: Served::by(std::slice::from_ref(replica), replica.failures),
+            pool: pool.cloned(),
+        };
+        rows.map(row).collect()
     }
+}
 
-    fn row(replica: &ReplicaReport) -> Self {
-        let (busy_s, up_s) = (replica.busy.as_secs_f64(), replica.up.as_secs_f64());
-        Self {
-            requests: Count::new(replica.requests),
-            completed: Count::new(replica.completed),
-            output_tokens: Count::new(replica.output_tokens),
-            utilization: if up_s > 0.0 { busy_s / up_s } else { 0.0 },
-            busy_s,
-            up_s,
-            failures: Count::new(replica.failures.into()),
-            pool: None,
-        }
-    }
+fn is_zero(count: &Count) -> bool {
+    count.get() == 0.0
 }

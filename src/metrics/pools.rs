@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::fleet::is_zero;
+use super::fleet::Served;
 use super::steps::StepTotals;
 use super::summary::Count;
 use super::trust::Trusted;
 use crate::cost::trust::{TermGrades, Trust};
-use crate::engine::observer::{CompletedStep, FleetReport, Observer, ReplicaReport, SteadyRun};
+use crate::engine::observer::{CompletedStep, FleetReport, Observer, SteadyRun};
 use crate::scheduler::StepKind;
 use crate::units::UsdPerHour;
 
@@ -39,17 +39,9 @@ pub struct PoolSummary {
     pub usd: Option<f64>,
     /// The same for a million of the output tokens generated here; null without any.
     pub usd_per_1m_output_tokens: Option<f64>,
-    /// Requests that ended on it, and those of them that were answered.
-    pub requests: Count,
-    pub completed: Count,
-    pub output_tokens: Count,
-    /// Time in steps, as a share of the time in which its replicas were up.
-    pub utilization: f64,
-    pub busy_s: f64,
-    pub up_s: f64,
-    /// Of machines.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub failures: Count,
+    /// By all its replicas.
+    #[serde(flatten)]
+    pub served: Served,
     /// By what kind of numbers the pool's prices are limited; null where nothing ran.
     #[serde(default)]
     pub trust: Option<Trust>,
@@ -66,15 +58,10 @@ impl PoolSummary {
         for (pool, done) in pools.iter().zip(&report.pools) {
             let (own, rest) = replicas.split_at(replicas.len().min(done.replicas.into()));
             replicas = rest;
-            let sum = |of: fn(&ReplicaReport) -> u64| own.iter().map(of).sum::<u64>();
-            let seconds = |of: fn(&ReplicaReport) -> f64| own.iter().map(of).sum::<f64>();
-            let (busy_s, up_s) = (
-                seconds(|replica| replica.busy.as_secs_f64()),
-                seconds(|replica| replica.up.as_secs_f64()),
-            );
+            let served = Served::by(own, done.failures);
             let (paid_s, end_s) = (done.machine_time.as_secs_f64(), report.end.as_secs_f64());
             let usd = pool.price.map(|price| price.get() * paid_s / 3600.0);
-            let output_tokens = sum(|replica| replica.output_tokens);
+            let output_tokens = served.output_tokens.get();
             let row = Self {
                 model: pool.model.clone(),
                 instance: pool.instance.clone(),
@@ -84,15 +71,9 @@ impl PoolSummary {
                 machine_hours: paid_s / 3600.0,
                 usd,
                 usd_per_1m_output_tokens: usd
-                    .filter(|_| output_tokens > 0)
-                    .map(|usd| usd * 1e6 / output_tokens as f64),
-                requests: Count::new(sum(|replica| replica.requests)),
-                completed: Count::new(sum(|replica| replica.completed)),
-                output_tokens: Count::new(output_tokens),
-                utilization: if up_s > 0.0 { busy_s / up_s } else { 0.0 },
-                busy_s,
-                up_s,
-                failures: Count::new(done.failures.into()),
+                    .filter(|_| output_tokens > 0.0)
+                    .map(|usd| usd * 1e6 / output_tokens),
+                served,
                 trust: None,
                 trust_shares: BTreeMap::new(),
             };

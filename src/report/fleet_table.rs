@@ -52,9 +52,9 @@ pub(super) fn pools(summary: &Summary) -> String {
             pool.model.clone(),
             pool.instance.clone(),
             number(pool.machines, 3),
-            count(pool.requests.get()),
-            count(pool.output_tokens.get()),
-            percent(pool.utilization),
+            count(pool.served.requests.get()),
+            count(pool.served.output_tokens.get()),
+            percent(pool.served.utilization),
             usd(pool.usd),
             usd(pool.usd_per_1m_output_tokens),
             pool.trust.map_or("-".into(), |trust| trust.to_string()),
@@ -91,13 +91,14 @@ pub(super) fn replicas(summary: &Summary) -> String {
     let pool = ["pool"].into_iter().filter(|_| of_pools);
     table.set_header(pool.chain(["replica", "requests", "output tokens", "busy"]));
     // Machines that were never needed have nothing to show.
-    let there = summary.replicas.iter().enumerate().filter(|(_, replica)| replica.up_s > 0.0);
+    let there =
+        summary.replicas.iter().enumerate().filter(|(_, replica)| replica.served.up_s > 0.0);
     for (number, replica) in there.clone().take(MOST_ROWS) {
         let cells = [
             number.to_string(),
-            count(replica.requests.get()),
-            count(replica.output_tokens.get()),
-            percent(replica.utilization),
+            count(replica.served.requests.get()),
+            count(replica.served.output_tokens.get()),
+            percent(replica.served.utilization),
         ];
         table.add_row(replica.pool.iter().cloned().chain(cells));
     }
@@ -111,18 +112,19 @@ pub(super) fn replicas(summary: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::ReplicaSummary;
     use crate::metrics::summary::Count;
+    use crate::metrics::{ReplicaSummary, Served};
 
     #[test]
     fn each_replica_has_a_row_and_one_alone_has_none() {
-        let row = ReplicaSummary {
+        let served = Served {
             requests: Count::new(1234),
             output_tokens: Count::new(56_789),
             utilization: 0.5,
             up_s: 1.0,
-            ..ReplicaSummary::default()
+            ..Served::default()
         };
+        let row = ReplicaSummary { served, pool: None };
         let mut summary = Summary::default();
         assert_eq!(replicas(&summary), "");
         summary.replicas = vec![row; 18];
