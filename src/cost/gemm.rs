@@ -203,25 +203,26 @@ pub(super) fn blend(a: f64, b: f64, p: f64) -> f64 {
 }
 
 #[cfg(test)]
+impl GemmForm {
+    /// operator-surfaces.md 4.1, row A10 (taken as A10G), with A10G's nominal limits.
+    pub(super) const A10G: Self = Self {
+        peak: 76.5e12,
+        bandwidth: 487e9,
+        floor: 7.5e-6,
+        blend: 7.0,
+        tile_loss: 0.194,
+        start_up: 2.06e-6,
+        row_loss: 0.16,
+        multiprocessors: 80.0,
+        peak_limit: 70e12,
+        bandwidth_limit: 600e9,
+    };
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// operator-surfaces.md 4.1, row A10 (taken as A10G), with A10G's nominal limits.
-    fn a10g() -> GemmForm {
-        GemmForm {
-            peak: 76.5e12,
-            bandwidth: 487e9,
-            floor: 7.5e-6,
-            blend: 7.0,
-            tile_loss: 0.194,
-            start_up: 2.06e-6,
-            row_loss: 0.16,
-            multiprocessors: 80.0,
-            peak_limit: 70e12,
-            bandwidth_limit: 600e9,
-        }
-    }
 
     #[test]
     fn published_points_come_out_within_the_stated_residuals() {
@@ -234,7 +235,7 @@ mod tests {
             (8192.0, 12288.0, 4096.0, 12219.0),
         ];
         for (m, n, k, micros) in points {
-            let seconds = a10g().seconds(&GemmWork::dense(m, n, k, 2.0));
+            let seconds = GemmForm::A10G.seconds(&GemmWork::dense(m, n, k, 2.0));
             let error = seconds * 1e6 / micros - 1.0;
             assert!(error.abs() < 0.12, "m {m} n {n} k {k}: {:.1} us, {error:+.3}", seconds * 1e6);
         }
@@ -251,8 +252,8 @@ mod tests {
     #[test]
     fn experts_in_one_kernel_cost_less_than_as_many_kernels() {
         let one = GemmWork::dense(8.0, 28672.0, 4096.0, 2.0);
-        let together = a10g().seconds(&GemmWork { groups: 6.0, ..one });
-        let apart = 6.0 * a10g().seconds(&one);
+        let together = GemmForm::A10G.seconds(&GemmWork { groups: 6.0, ..one });
+        let apart = 6.0 * GemmForm::A10G.seconds(&one);
         assert!(together < apart && together > 0.8 * apart, "{together} {apart}");
     }
 
@@ -261,7 +262,7 @@ mod tests {
         fn time_grows_with_every_dimension(
             m in 1u32..4096, n in 1u32..256, k in 1u32..256, dm in 0u32..512, dn in 0u32..8, dk in 0u32..8,
         ) {
-            let form = a10g();
+            let form = GemmForm::A10G;
             let (n, k) = (f64::from(n * 64), f64::from(k * 64));
             let base = form.seconds(&GemmWork::dense(f64::from(m), n, k, 2.0));
             let more = [
@@ -279,18 +280,18 @@ mod tests {
             ms in prop::collection::vec(1u32..20_000, 1..9), n in 1u32..60_000, k in 1u32..30_000,
         ) {
             let (n, k) = (f64::from(n), f64::from(k));
-            let mut weights = Weights::new(a10g(), n, k);
+            let mut weights = Weights::new(GemmForm::A10G, n, k);
             for m in ms {
                 for m in [m, m + 1, m + 15] {
                     let work = GemmWork::dense(f64::from(m), n, k, 2.0);
-                    prop_assert_eq!(weights.seconds(&work), a10g().seconds(&work));
+                    prop_assert_eq!(weights.seconds(&work), GemmForm::A10G.seconds(&work));
                 }
             }
         }
 
         #[test]
         fn no_product_beats_the_hardware(m in 1u32..20_000, n in 1u32..60_000, k in 1u32..30_000) {
-            let form = a10g();
+            let form = GemmForm::A10G;
             let work = GemmWork::dense(f64::from(m), f64::from(n), f64::from(k), 2.0);
             let seconds = form.seconds(&work);
             prop_assert!(work.flops() / seconds <= form.peak_limit * (1.0 + 1e-12));

@@ -152,18 +152,7 @@ impl DirectForm {
 mod tests {
     use super::*;
 
-    const A10G: GemmForm = GemmForm {
-        peak: 76.5e12,
-        bandwidth: 487e9,
-        floor: 7.5e-6,
-        blend: 7.0,
-        tile_loss: 0.194,
-        start_up: 2.06e-6,
-        row_loss: 0.16,
-        multiprocessors: 80.0,
-        peak_limit: 70e12,
-        bandwidth_limit: 600e9,
-    };
+    const A10G: GemmForm = GemmForm::A10G;
 
     const MARLIN: WeightKernelForm = WeightKernelForm {
         direct: DirectForm {
