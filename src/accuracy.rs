@@ -18,7 +18,8 @@ use crate::validate::{self, Report, Suite};
 pub use coverage::{Coverage, coverage};
 pub use group::{By, Group, groups};
 pub use operators::{
-    LIMIT_MEDIAN, LIMIT_P90, OperatorError, committed_left_out, held_out, left_out,
+    LIMIT_MEDIAN, LIMIT_P90, OperatorError, committed_left_out, held_out,
+    held_out_links_and_kernels, left_out,
 };
 
 const ROWS: &[u8] = include_bytes!("../calibration/accuracy.csv");
@@ -127,6 +128,8 @@ pub struct Accuracy {
     pub serving: Vec<ServingRow>,
     /// Of the committed profiles, on rows held out from their fits.
     pub operators: Vec<OperatorError>,
+    /// The same of links and of kernels for quantised weights.
+    pub links_and_kernels: Vec<OperatorError>,
     /// Of profiles made without the GPU's own tables.
     pub left_out: Vec<OperatorError>,
     pub notes: Vec<String>,
@@ -138,6 +141,7 @@ impl Accuracy {
         Ok(Self {
             serving: committed_rows()?,
             operators: held_out(),
+            links_and_kernels: held_out_links_and_kernels(),
             left_out: committed_left_out()?,
             notes: Vec::new(),
         })

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::calibrate::leave_out::{self, LeftOut};
 use crate::calibrate::table::Timing;
-use crate::cost::profile::{Fit, GpuProfile, lookup};
+use crate::cost::profile::{Fit, GpuProfile, InterconnectProfile, WeightKernelProfile, lookup};
 
 const LEFT_OUT: &[u8] = include_bytes!("../../calibration/leave-one-gpu-out.csv");
 
@@ -12,9 +12,10 @@ const LEFT_OUT: &[u8] = include_bytes!("../../calibration/leave-one-gpu-out.csv"
 pub const LIMIT_MEDIAN: f64 = 8.0;
 pub const LIMIT_P90: f64 = 20.0;
 
-/// Errors of one surface of one GPU on one source's rows, in per cent.
+/// Errors of one surface of one GPU, of links or of a kernel on one source's rows, in per cent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OperatorError {
+    /// The profile.
     pub gpu: String,
     pub surface: String,
     pub source: String,
@@ -58,6 +59,27 @@ pub fn held_out() -> Vec<OperatorError> {
         let Some(name) = name else { continue };
         let profile = GpuProfile::from_embedded(&path, file).expect("embedded profiles are valid");
         let fits = profile.fits.into_iter();
+        errors.extend(fits.map(|fit| OperatorError::new(name, String::new(), fit)));
+    }
+    errors.sort_by(|a, b| (&a.gpu, &a.surface, &a.source).cmp(&(&b.gpu, &b.surface, &b.source)));
+    errors
+}
+
+/// The same of links, and of kernels for quantised weights, by the names of their profiles.
+pub fn held_out_links_and_kernels() -> Vec<OperatorError> {
+    let mut errors = Vec::new();
+    for (path, file) in lookup::files() {
+        let Some((folder, name)) = path.trim_end_matches(".toml").split_once('/') else { continue };
+        let fits = match folder {
+            "interconnects" => {
+                InterconnectProfile::from_embedded(&path, file).map(|links| links.fits)
+            }
+            "weight-kernels" => {
+                WeightKernelProfile::from_embedded(&path, file).map(|kernel| kernel.fits)
+            }
+            _ => continue,
+        };
+        let fits = fits.expect("embedded profiles are valid").into_iter();
         errors.extend(fits.map(|fit| OperatorError::new(name, String::new(), fit)));
     }
     errors.sort_by(|a, b| (&a.gpu, &a.surface, &a.source).cmp(&(&b.gpu, &b.surface, &b.source)));

@@ -84,7 +84,10 @@ fn print(args: &AccuracyArgs, accuracy: &Accuracy) -> Result<(), Failure> {
             accuracy_table::groups_listing(&accuracy_table::all_groups(&accuracy.serving))
         }
         Some(Section::Rows) => accuracy_table::rows_listing(&accuracy.serving),
-        Some(Section::Operators) => accuracy_table::operators_listing(&accuracy.operators, true),
+        Some(Section::Operators) => {
+            let all = [&accuracy.operators[..], &accuracy.links_and_kernels].concat();
+            accuracy_table::operators_listing(&all, true)
+        }
         Some(Section::LeftOut) => accuracy_table::operators_listing(&accuracy.left_out, false),
     };
     list::print(&listing, args.format)

@@ -144,15 +144,18 @@ pub fn render(accuracy: &Accuracy, style: Style) -> String {
         "errors in per cent, of models that have not seen the row; within: how often the \
          measurement lies in the predicted interval\n",
     ));
-    let met = accuracy.operators.iter().filter(|error| error.meets_limits()).count();
+    let all = accuracy.operators.len() + accuracy.links_and_kernels.len();
+    let held_out = accuracy.operators.iter().chain(&accuracy.links_and_kernels);
+    let met = held_out.filter(|error| error.meets_limits()).count();
     text.push_str(&format!(
         "\n{}\n",
         style.bold("single operators, rows held out from the fits of their own GPU")
     ));
     text.push_str(&operators_listing(&accuracy.operators, true).to_table());
+    text.push_str(&format!("\n{}\n", style.bold("links, and kernels for quantised weights")));
+    text.push_str(&operators_listing(&accuracy.links_and_kernels, true).to_table());
     text.push_str(&format!(
-        "{met} of {} meet the limits: median {} and p90 {}\n",
-        accuracy.operators.len(),
+        "{met} of {all} meet the limits: median {} and p90 {}\n",
         percent(LIMIT_MEDIAN),
         percent(LIMIT_P90)
     ));
@@ -236,6 +239,8 @@ pub fn markdown(accuracy: &Accuracy) -> String {
          (worst\nsource; limits {LIMIT_MEDIAN:.0} / {LIMIT_P90:.0}, * where missed).\n\n"
     ));
     text.push_str(&matrix(&accuracy.operators, true));
+    text.push_str("\nLinks (all-reduce) and kernels for quantised weights, by profile:\n\n");
+    text.push_str(&matrix(&accuracy.links_and_kernels, true));
     text.push_str(
         "\nThe same without any table of the GPU itself: its surfaces carried over from another \
          GPU, scaled by\nnominal figures.\n\n",
