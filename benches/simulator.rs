@@ -105,8 +105,15 @@ fn step(c: &mut Criterion) {
     for engine in ["tgis-2023", "tgi-v3", "vllm-0.2.7", "vllm-0.4.2", "vllm-0.32", "static"] {
         for batch in [8u32, 64, 256] {
             let mut sets = vec![format!("engine.name={engine}")];
-            if engine == "static" {
-                sets.push(format!("engine.static.batch-size={batch}"));
+            // What the engine would let in by default is less.
+            match engine {
+                "static" => sets.push(format!("engine.static.batch-size={batch}")),
+                "tgis-2023" => {
+                    sets.push(format!("engine.tgis.max-batch-size={batch}"));
+                    sets.push("engine.tgis.max-concurrent-requests=256".into());
+                }
+                "tgi-v3" => sets.push("engine.tgi.max-concurrent-requests=256".into()),
+                _ => {}
             }
             let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
             let scenario = scenario("w3-plain.toml", &sets);
