@@ -229,6 +229,10 @@ impl<W: Workload, O: Observer> Simulation<W, O> {
 
     /// Tells the router of KV caches, if it looks at them.
     fn note_kv(&mut self) {
+        debug_assert!(
+            self.loads.iter().zip(&self.replicas).all(|(l, r)| l.outstanding == r.outstanding()),
+            "loads are counted as they change"
+        );
         if !self.router.looks_at_kv() {
             return;
         }

@@ -215,6 +215,16 @@ fn of_one_source<T>(samples: Vec<Sample<T>>) -> Vec<Sample<T>> {
     }
 }
 
+/// The part of a product's rows that errors are stated for.
+fn region(m: u64) -> &'static str {
+    match m {
+        0..=16 => "m<=16",
+        17..=128 => "m<=128",
+        129..=1024 => "m<=1024",
+        _ => "m>1024",
+    }
+}
+
 /// FNV-1a, so that a split is the same everywhere.
 fn hash(numbers: &[u64]) -> u64 {
     let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());

@@ -49,7 +49,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-// Of fourteen commands one is built.
+// Of all commands the one that was typed is built.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum Command {

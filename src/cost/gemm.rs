@@ -205,7 +205,7 @@ pub(super) fn blend(a: f64, b: f64, p: f64) -> f64 {
 #[cfg(test)]
 impl GemmForm {
     /// operator-surfaces.md 4.1, row A10 (taken as A10G), with A10G's nominal limits.
-    pub(super) const A10G: Self = Self {
+    pub(crate) const A10G: Self = Self {
         peak: 76.5e12,
         bandwidth: 487e9,
         floor: 7.5e-6,

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cost::CostTerm;
 use crate::metrics::Distribution;
+use crate::request::FinishReason;
 use crate::time::SimDuration;
 
 /// Requests that are drawn one by one; more than a screen can show, and a page opens at once.
@@ -60,7 +61,9 @@ pub struct RequestRow {
 
 impl RequestRow {
     fn is_answered(&self) -> bool {
-        matches!(self.outcome.as_str(), "stop" | "length")
+        [FinishReason::Stop, FinishReason::Length]
+            .iter()
+            .any(|reason| reason.name() == self.outcome)
     }
 }
 

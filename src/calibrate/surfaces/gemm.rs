@@ -9,7 +9,7 @@ use super::super::fit::Parameter;
 use super::super::table::{Operator, Timing};
 use super::{
     Dropped, Origin, Precision, Rows, SMALLEST_MATRIX, SMALLEST_SIDE, Sample, Surface, at_most,
-    blend, fit, hash, judge, once, source_of, sources,
+    blend, fit, hash, judge, once, region, source_of, sources,
 };
 
 const MOST_ROWS_OF_A: u64 = 8192;
@@ -82,12 +82,7 @@ fn samples(rows: &Rows<'_>, precision: &Precision, peak: f64) -> (Vec<Sample<Gem
                 source,
                 key: hash(&[n, k]),
                 row: hash(&[m, n, k]),
-                region: match m {
-                    0..=16 => "m<=16",
-                    17..=128 => "m<=128",
-                    129..=1024 => "m<=1024",
-                    _ => "m>1024",
-                },
+                region: region(m),
             }),
         }
     }

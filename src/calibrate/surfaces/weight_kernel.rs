@@ -6,7 +6,7 @@ use crate::cost::weight_kernel::{DirectForm, PassForm};
 use super::super::table::{Operator, Timing};
 use super::{
     Dropped, Rows, SMALLEST_MATRIX, SMALLEST_SIDE, Sample, Surface, at_most, fit, hash, prior,
-    source_of, sources,
+    region, source_of, sources,
 };
 
 /// Which products of a table.
@@ -38,12 +38,7 @@ impl QuantisedProducts {
             source: format!("{} {}", source_of(timing), self.dtype),
             key: hash(&[n, k]),
             row: hash(&[m, n, k]),
-            region: match m {
-                0..=16 => "m<=16",
-                17..=128 => "m<=128",
-                129..=1024 => "m<=1024",
-                _ => "m>1024",
-            },
+            region: region(m),
         })
     }
 

@@ -22,9 +22,9 @@ const ASSUMED_CACHE: u64 = 512 << 20;
 impl Machine {
     /// `None` where the system does not say how much memory there is: the probes are sized by it.
     pub fn look() -> Option<Self> {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").ok();
         let of = |key: &str| {
-            let line = cpuinfo.lines().find(|line| line.starts_with(key))?;
+            let line = cpuinfo.as_deref()?.lines().find(|line| line.starts_with(key))?;
             line.split_once(':').map(|(_, value)| value.trim().to_owned())
         };
         let clock = of("cpu MHz").and_then(|mhz| mhz.parse::<f64>().ok());
@@ -70,9 +70,9 @@ pub fn load() -> Option<f64> {
 fn cpus() -> Vec<usize> {
     use rustix::thread::{CpuSet, sched_getaffinity};
     let allowed = sched_getaffinity(None).ok();
-    let listed = |set: CpuSet| (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
-    let cpus: Vec<usize> = allowed.map(listed).unwrap_or_default();
-    if cpus.is_empty() { counted() } else { cpus }
+    let listed =
+        |set: CpuSet| (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect::<Vec<_>>();
+    allowed.map(listed).filter(|cpus| !cpus.is_empty()).unwrap_or_else(counted)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -140,8 +140,8 @@ impl Turns {
         let spent: Vec<(u64, u64)> = since
             .map(|(now, then)| (now.0.saturating_sub(then.0), now.1.saturating_sub(then.1)))
             .collect();
-        let run = spent.iter().map(|(run, _)| *run).max().unwrap_or(0);
-        let waited = spent.iter().map(|(_, waited)| *waited).max().unwrap_or(0);
+        let run = spent.iter().map(|(run, _)| *run).max().expect("books of a thread");
+        let waited = spent.iter().map(|(_, waited)| *waited).max().expect("as above");
         (wall - waited as f64 / 1e9).max(run as f64 / 1e9).min(wall)
     }
 }

@@ -115,7 +115,7 @@ pub fn attributes(index: u32) -> Result<Attributes, DeviceError> {
     unsafe { sys::cuDeviceGetPCIBusId(bus_id.as_mut_ptr().cast(), 32, device) }
         .result()
         .map_err(unexpected)?;
-    let end = bus_id.iter().position(|&byte| byte == 0).unwrap_or(0);
+    let end = bus_id.iter().position(|&byte| byte == 0).unwrap_or(bus_id.len());
     Ok(Attributes {
         name: result::device::get_name(device).map_err(unexpected)?,
         compute_capability: (
